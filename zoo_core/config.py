@@ -1,0 +1,78 @@
+"""The configuration of one model: sizes as plain data, read from and written to a Hugging Face `config.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from zoo_core.errors import ConfigError, nearest
+
+__all__ = ["ModelConfig"]
+
+Self = TypeVar("Self", bound="ModelConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What every causal language model has; each family subclasses it with what is its own.
+
+    A size that follows from others is `None` here and read through its property (`kv_heads`, `head_size`), so that
+    `replace(hidden_size=...)` never leaves a stale derived number behind.
+    """
+
+    family: ClassVar[str] = ""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    torch_dtype: str = "float32"
+    """dtype of the published weights: "float32", "float16" or "bfloat16"."""
+    bos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key/value heads; equals the query heads without grouped-query attention."""
+        return self.num_attention_heads if self.num_key_value_heads is None else self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+
+    def replace(self: Self, **changes: Any) -> Self:
+        """Return a copy with `changes` made.
+
+        Raises:
+            ConfigError: a name is not a field of this family's configuration; the nearest is suggested.
+        """
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                near = nearest(name, known)
+                raise ConfigError(
+                    f"unknown model setting {name!r}",
+                    f"a {self.family} configuration has no such field",
+                    f"did you mean {near!r}?" if near else "fields: " + ", ".join(known),
+                )
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_hf(cls: type[Self], hf: Mapping[str, Any]) -> Self:
+        """Build the configuration from the parsed `config.json` of a Hugging Face folder."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in hf.items() if name in known})
+
+    def to_hf(self) -> dict[str, Any]:
+        """Return what the published model's `config.json` holds, ready for `json.dump`."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
