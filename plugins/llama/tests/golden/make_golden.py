@@ -50,7 +50,7 @@ LLAMA3_SCALING = {
     "factor": 8.0,
     "high_freq_factor": 4.0,
     "low_freq_factor": 1.0,
-    "original_max_position_embeddings": 16,
+    "original_max_position_embeddings": 32,
     "rope_type": "llama3",
 }
 
