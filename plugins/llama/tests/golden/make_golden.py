@@ -7,19 +7,13 @@ Run it as `python make_golden.py` (all cases) or `python make_golden.py NAME ...
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-import transformers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[3] / "tools"))
 
-import golden  # noqa: E402
+from golden_transformers import Case, make_all  # noqa: E402
 
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -53,18 +47,6 @@ LLAMA3_SCALING = {
     "original_max_position_embeddings": 32,
     "rope_type": "llama3",
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    """`config` over BASE, less the keys of `without`; `control` is a change that must visibly change the logits."""
-
-    config: Mapping[str, Any]
-    without: tuple[str, ...] = ()
-    length: int = 20
-    shards: int = 1
-    control: Mapping[str, Any] = field(default_factory=dict)
-    inputs: str = "plain"
 
 
 CASES = {
@@ -123,86 +105,5 @@ CASES = {
 }
 
 
-def load(folder: Path) -> torch.nn.Module:
-    """The float32 model of `folder`, read as any user would; a missing or surplus tensor stops the script."""
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
-    if any(info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise SystemExit(f"{folder.name}: {info}")
-    return model
-
-
-def rebuild(model: torch.nn.Module, published: Mapping[str, Any]) -> torch.nn.Module:
-    """A model of the same weights in the precision of the moment, from a published configuration."""
-    config = type(model.config)(**{k: v for k, v in published.items() if v is not None and k != "torch_dtype"})
-    config._attn_implementation = "eager"
-    other = type(model)(config)
-    other.load_state_dict(model.state_dict())
-    return other
-
-
-def published_config(name: str) -> dict[str, Any]:
-    case = CASES[name]
-    return {key: value for key, value in {**BASE, **case.config}.items() if key not in case.without}
-
-
-def make_inputs(case: Case, vocab: int, seed: int) -> tuple[golden.Forward, dict[str, np.ndarray], np.ndarray]:
-    """A function that runs a model, the tensors to store, and the labels."""
-    ids = golden.random_ids(vocab, 2, case.length, seed)
-    if case.inputs == "left_padded":
-        mask = np.ones_like(ids)
-        mask[1, :7] = 0
-        ids[mask == 0] = 0
-        positions = np.maximum(mask.cumsum(1) - 1, 0)
-        labels = np.where(mask == 1, ids, golden.IGNORED)
-        # The first real token has no real context that could predict it.
-        labels[1, 7] = golden.IGNORED
-        tensors = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
-        arguments = {k: torch.from_numpy(tensors[k]) for k in ("input_ids", "attention_mask", "position_ids")}
-        keep = torch.from_numpy(mask)[:, :, None]
-        return lambda model: model(**arguments, use_cache=False).logits * keep, tensors, labels
-    if case.inputs == "packed":
-        lengths = (case.length - 7, 7)
-        parts = [row[None, :n] for row, n in zip(ids, lengths, strict=True)]
-        packed = np.concatenate(parts, axis=1)
-        labels = packed.copy()
-        labels[0, lengths[0]] = golden.IGNORED
-        positions = np.concatenate([np.arange(n) for n in lengths])[None]
-        tensors = {
-            "input_ids": packed,
-            "position_ids": positions,
-            "labels": labels,
-            "sequence_lengths": np.array(lengths, dtype=np.int64),
-        }
-
-        def separately(model: torch.nn.Module) -> torch.Tensor:
-            runs = [model(input_ids=torch.from_numpy(part.copy()), use_cache=False).logits for part in parts]
-            return torch.cat(runs, dim=1)
-
-        return separately, tensors, labels
-    return lambda model: model(input_ids=torch.from_numpy(ids), use_cache=False).logits, {"input_ids": ids}, ids
-
-
-def make(name: str) -> None:
-    case, folder, seed = CASES[name], HERE / name, 1000 + list(CASES).index(name)
-    config = published_config(name)
-    plain = {k: v for k, v in config.items() if v is not None and k != "torch_dtype"}
-    empty = transformers.LlamaForCausalLM(transformers.LlamaConfig(**plain))
-    shapes = {parameter: value.shape for parameter, value in empty.named_parameters()}
-    golden.write_model_folder(folder, config, golden.random_weights(shapes, seed), case.shards)
-    forward, inputs, labels = make_inputs(case, config["vocab_size"], seed)
-    model = load(folder)
-    single = golden.reference(model, forward, labels, list(shapes))
-    with golden.double_precision():
-        exact = golden.reference(rebuild(model, config), forward, labels, list(shapes))
-        if case.control:
-            other = golden.reference(rebuild(model, {**config, **case.control}), forward, labels, list(shapes))
-            if np.abs(other.logits - exact.logits).max() < 1e-2:
-                raise SystemExit(f"{name}: {case.control} changes nothing, so the case proves nothing")
-    golden.write_case(folder, exact, single, inputs)
-
-
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or CASES:
-        make(wanted)
+    make_all(HERE, CASES, BASE, 1000, sys.argv[1:])
