@@ -1,0 +1,206 @@
+"""Scaled dot-product attention: grouped queries, packed samples, padding, cached keys.
+
+Shape legend: B batch, S queries, K keys (past ones included), N query heads, M kv heads, G = N / M, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import paddle
+import paddle.nn.functional as F
+
+from zoo_ops.kernels import kernels, say_once
+from zoo_ops.masks import check_lengths, segment_ends, visible
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+    from zoo_ops.batch import Batch
+
+__all__ = ["attention", "attention_flash", "attention_reference", "attention_sdpa"]
+
+
+def attention_reference(
+    q_BSND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    batch: Batch,
+    *,
+    past: int = 0,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """`attention` by its definition; softmax in float32, or float64 for float64."""
+    B, S, N, D = q_BSND.shape
+    K, M = k_BKMD.shape[1:3]
+    factor = 1.0 / math.sqrt(D) if scale is None else scale
+    q_BMGSD = q_BSND.transpose([0, 2, 1, 3]).reshape([B, M, N // M, S, D])
+    k_BM1KD, v_BM1KD = (t.transpose([0, 2, 1, 3]).unsqueeze(2) for t in (k_BKMD, v_BKMD))
+    scores = (paddle.matmul(q_BMGSD, k_BM1KD, transpose_y=True) * factor).reshape([B, N, S, K])
+    if scores.dtype != paddle.float64:
+        scores = scores.astype("float32")
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    mask = visible(batch, S, K, past, causal)
+    if mask is not None:
+        scores = paddle.where(mask, scores, paddle.full([], -1e30, dtype=scores.dtype))
+    weights = F.softmax(scores, axis=-1)
+    if mask is not None:
+        # A row that sees nothing has uniform weights here; it must give zero, not the mean of what it cannot see.
+        weights = weights * mask.astype(weights.dtype)
+    weights = weights.astype(v_BKMD.dtype).reshape([B, M, N // M, S, K])
+    out = paddle.matmul(weights, v_BM1KD).reshape([B, N, S, v_BKMD.shape[-1]])
+    return out.transpose([0, 2, 1, 3])
+
+
+def _repeat_heads(kv_BKMD: Tensor, heads: int) -> Tensor:
+    copies = heads // kv_BKMD.shape[2]
+    return kv_BKMD if copies == 1 else paddle.repeat_interleave(kv_BKMD, copies, axis=2)
+
+
+def _zero_blind_rows(out_BSND: Tensor, mask: Tensor | None, batch: Batch) -> Tensor:
+    """Set the rows that see no key to zero: kernels give NaN or a mean there. Only padding makes such rows."""
+    if mask is None or batch.attention_mask is None:
+        return out_BSND
+    sees_BS11 = mask.any(axis=-1).transpose([0, 2, 1]).unsqueeze(-1)
+    return paddle.where(sees_BS11, out_BSND, paddle.zeros_like(out_BSND))
+
+
+def attention_sdpa(
+    q_BSND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    batch: Batch,
+    *,
+    past: int = 0,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """`attention` through paddle's `scaled_dot_product_attention`."""
+    B, S, N, D = q_BSND.shape
+    K = k_BKMD.shape[1]
+    mask = visible(batch, S, K, past, causal)
+    added = None
+    if bias is not None or (mask is not None and not _plain_causal(batch, past)):
+        added = paddle.zeros([1], dtype=q_BSND.dtype) if bias is None else bias.astype(q_BSND.dtype)
+        if mask is not None:
+            added = paddle.where(mask, added, paddle.full([], -1e4, dtype=q_BSND.dtype))
+        added = added.expand([B, added.shape[1], S, K])
+    if scale is not None:
+        q_BSND = q_BSND * (scale * math.sqrt(D))
+    out = F.scaled_dot_product_attention(
+        q_BSND,
+        _repeat_heads(k_BKMD, N),
+        _repeat_heads(v_BKMD, N),
+        attn_mask=added,
+        is_causal=added is None and mask is not None,
+    )
+    return _zero_blind_rows(out, mask, batch)
+
+
+def _plain_causal(batch: Batch, past: int) -> bool:
+    return past == 0 and batch.segment_ids is None and batch.attention_mask is None
+
+
+def attention_flash(
+    q_BSND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    batch: Batch,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Causal `attention` without cache or bias through the GPU's flash kernels (arXiv 2307.08691).
+
+    Packed samples and padding go through flashmask (arXiv 2410.01359): for each key, the first row that no longer
+    sees it.
+    """
+    _, S, N, D = q_BSND.shape
+    if scale is not None:
+        q_BSND = q_BSND * (scale * math.sqrt(D))
+    if batch.segment_ids is None and batch.attention_mask is None:
+        return F.flash_attention.flash_attention(q_BSND, k_BKMD, v_BKMD, causal=True)[0]
+
+    def first_blind_row() -> Tensor:
+        ends = paddle.full([q_BSND.shape[0], S], S, dtype="int32")
+        if batch.segment_ids is not None:
+            ends = segment_ends(batch.segment_ids)
+        if batch.attention_mask is not None:
+            ends = ends * (batch.attention_mask != 0).astype("int32")
+        return ends.unsqueeze(1).unsqueeze(-1)
+
+    ends_B1S1 = batch.once("zoo_ops.first_blind_row", first_blind_row)
+    out = F.flashmask_attention(q_BSND, k_BKMD, v_BKMD, startend_row_indices=ends_B1S1, causal=True)
+    if batch.attention_mask is None:
+        return out
+    real_BS11 = (batch.attention_mask != 0).unsqueeze(-1).unsqueeze(-1)
+    return paddle.where(real_BS11, out, paddle.zeros_like(out))
+
+
+def _flash_objection(q_BSND: Tensor) -> str:
+    """Why flash attention cannot run here; empty when it can."""
+    if not q_BSND.place.is_gpu_place():
+        return "this device has no kernel for it"
+    if q_BSND.dtype not in (paddle.float16, paddle.bfloat16):
+        return f"it computes in float16 or bfloat16 and the model is {q_BSND.dtype}"
+    return ""
+
+
+def _core(
+    q_BSND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    batch: Batch,
+    past: int,
+    scale: float | None,
+    bias: Tensor | None,
+    causal: bool,
+) -> Tensor:
+    if kernels().flash_attention and causal and past == 0 and bias is None:
+        objection = _flash_objection(q_BSND)
+        if not objection:
+            return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale)
+        say_once("use_flash_attention", objection)
+    return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
+
+
+def attention(
+    q_BSND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    batch: Batch,
+    *,
+    past: int = 0,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """Return softmax(scale * q k^T + bias) v over the keys each query may see, [B, S, N, D].
+
+    Args:
+        q_BSND: queries.
+        k_BKMD: keys; M divides N, and query head n reads kv head n // (N / M).
+        v_BKMD: values.
+        batch: its `segment_ids` and `attention_mask` limit what is seen; a query that sees nothing gives zeros.
+        past: cached keys before the first query; K = past + S.
+        scale: `None` means 1 / sqrt(D).
+        bias: added to the scores, broadcastable to [B, N, S, K].
+        causal: a query sees no key after itself.
+
+    Raises:
+        ValueError: the shapes or the batch's masks do not fit each other.
+    """
+    S, N = q_BSND.shape[1:3]
+    K, M = k_BKMD.shape[1:3]
+    if N % M:
+        raise ValueError(f"{N} query heads do not divide over {M} kv heads")
+    check_lengths(batch, S, K, past)
+    if kernels().recompute_core_attention and paddle.is_grad_enabled() and not q_BSND.stop_gradient:
+        from paddle.distributed.fleet.utils import recompute
+
+        return recompute(_core, q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
+    return _core(q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)

@@ -1,0 +1,140 @@
+"""Dropout whose mask is a function of (seed, step, name, global position), whatever the device and the layout.
+
+Shape legend: B batch, S sequence, F features (all dims after S, flattened).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import paddle
+from paddle import nn
+
+from zoo_ops import parallel
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+__all__ = ["Dropout", "dropout_context", "keep_dropout_context", "keep_mask", "set_dropout_state"]
+
+T = TypeVar("T")
+_BITS32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class _State:
+    seed: int = 0
+    step: int = 0
+    training: bool = True
+    sample_base: int = 0
+    sequence_offset: int = 0
+
+
+_state = _State()
+
+
+def set_dropout_state(seed: int, step: int, training: bool = True) -> None:
+    """Say which optimizer step of which run this is; `training` False makes every `Dropout` the identity."""
+    global _state
+    _state = replace(_state, seed=seed, step=step, training=training)
+
+
+@contextmanager
+def _within(state: _State) -> Iterator[None]:
+    global _state
+    before, _state = _state, state
+    try:
+        yield
+    finally:
+        _state = before
+
+
+@contextmanager
+def dropout_context(sample_base: int = 0, sequence_offset: int = 0) -> Iterator[None]:
+    """Say where the tensors of this block lie in the global batch.
+
+    Args:
+        sample_base: number, in the step's global batch, of the first sample of the micro batch.
+        sequence_offset: position of the first token (of a sequence shard, or after a cache).
+    """
+    with _within(replace(_state, sample_base=sample_base, sequence_offset=sequence_offset)):
+        yield
+
+
+def keep_dropout_context(function: Callable[..., T]) -> Callable[..., T]:
+    """Bind the present state to `function`, for recompute: it runs again when another micro batch is current."""
+    state = _state
+
+    def bound(*args: Any, **kwargs: Any) -> T:
+        with _within(state):
+            return function(*args, **kwargs)
+
+    return bound
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Scramble 32-bit integers held in int64.
+
+    Both factors are below 2 ** 31, so no product overflows: the result is the same on every device.
+    """
+    x = paddle.bitwise_xor(x, x // 65536)
+    x = (x * 0x21F0AAAD) % (_BITS32 + 1)
+    x = paddle.bitwise_xor(x, x // 32768)
+    x = (x * 0x735A2D97) % (_BITS32 + 1)
+    return paddle.bitwise_xor(x, x // 32768)
+
+
+def keep_mask(name: str, shape: Sequence[int], p: float, sequence_start: int = 0, feature_start: int = 0) -> Tensor:
+    """Return bool `shape` ([B, S, ...] or [B, S]), true where a value is kept.
+
+    The part begins at `sequence_start` after the context's offset, and at feature `feature_start`.
+    """
+    state = _state
+    key = hashlib.blake2b(f"{state.seed}\0{state.step}\0{name}".encode(), digest_size=8).digest()
+    low, high = int.from_bytes(key[:4], "little"), int.from_bytes(key[4:], "little")
+    sample_B = paddle.arange(state.sample_base, state.sample_base + shape[0], dtype="int64")
+    first = state.sequence_offset + sequence_start
+    position_S = paddle.arange(first, first + shape[1], dtype="int64")
+    feature_F = paddle.arange(feature_start, feature_start + math.prod(shape[2:]), dtype="int64")
+    row_BS = _mix(paddle.bitwise_xor(_mix(paddle.bitwise_xor(sample_B, _int(low))).unsqueeze(1), position_S))
+    column_F = _mix(paddle.bitwise_xor(feature_F, _int(high)))
+    hashed = _mix(paddle.bitwise_xor(row_BS.unsqueeze(-1), column_F))
+    return (hashed >= int(p * (_BITS32 + 1))).reshape(shape)
+
+
+def _int(value: int) -> Tensor:
+    return paddle.full([1], value, dtype="int64")
+
+
+class Dropout(nn.Layer):
+    """Zero a share `p` of the values of [B, S, ...] and scale the rest by 1 / (1 - p); in `eval()`, the identity.
+
+    Args:
+        p: probability that a value is dropped.
+        inside: the layer sits inside a tensor-parallel region, between a column and a row projection: its last dims,
+            not its sequence, are this rank's part.
+
+    `name_` is the single-card name, which the engine sets: two layers of one name would drop alike.
+    """
+
+    def __init__(self, p: float, inside: bool = False) -> None:
+        super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), not {p}")
+        self.p = p
+        self.inside = inside
+        self.name_ = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.p == 0.0 or not self.training or not _state.training:
+            return x
+        rank = parallel.tensor_axis().rank
+        sequence_start = rank * x.shape[1] if parallel.sequence_parallel() and not self.inside else 0
+        feature_start = rank * math.prod(x.shape[2:]) if self.inside else 0
+        mask = keep_mask(self.name_, x.shape, self.p, sequence_start, feature_start)
+        return paddle.where(mask, x * (1.0 / (1.0 - self.p)), paddle.zeros_like(x))

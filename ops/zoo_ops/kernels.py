@@ -1,0 +1,50 @@
+"""Which fused kernels the run asked for, and the one warning when a kernel does not exist on this device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+__all__ = ["Kernels", "kernels", "say_once", "set_kernels"]
+
+_log = logging.getLogger("zoo")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The user's choice of kernels.
+
+    Args:
+        flash_attention: flash attention (`use_flash_attention`).
+        fused_rms_norm: one kernel for RMSNorm (`use_fused_rms_norm`).
+        fused_rope: one kernel for the rotary embedding of queries and keys (`use_fused_rope`).
+        recompute_core_attention: forget the attention scores and compute them again in the backward pass.
+    """
+
+    flash_attention: bool = False
+    fused_rms_norm: bool = False
+    fused_rope: bool = False
+    recompute_core_attention: bool = False
+
+
+_chosen = Kernels()
+_said: set[str] = set()
+
+
+def set_kernels(chosen: Kernels) -> None:
+    """Set the kernels of this process; models already built follow at their next forward pass."""
+    global _chosen
+    _chosen = chosen
+    _said.clear()
+
+
+def kernels() -> Kernels:
+    """Return the kernels of this process."""
+    return _chosen
+
+
+def say_once(kernel: str, reason: str) -> None:
+    """Warn, once for each kernel and choice, that `kernel` was asked for and the plain path is used."""
+    if kernel not in _said:
+        _said.add(kernel)
+        _log.warning("%s was asked for but %s; the plain implementation is used", kernel, reason)

@@ -1,0 +1,72 @@
+"""Who may see whom in attention: causality, packed segments and padding, as one mask.
+
+Shape legend: B batch, S queries, K keys (past ones included).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import paddle
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+    from zoo_ops.batch import Batch
+
+__all__ = ["check_lengths", "segment_ends", "visible"]
+
+
+def check_lengths(batch: Batch, query_len: int, key_len: int, past: int) -> None:
+    """Refuse a batch whose masks do not fit the queries and keys.
+
+    Raises:
+        ValueError: K is not past + S, the padding mask is not [B, K], or packed samples meet a cache.
+    """
+    if key_len != past + query_len:
+        raise ValueError(f"{key_len} keys for {past} cached and {query_len} new tokens")
+    if batch.attention_mask is not None and batch.attention_mask.shape[-1] != key_len:
+        raise ValueError(f"attention_mask covers {batch.attention_mask.shape[-1]} of {key_len} keys")
+    if batch.segment_ids is not None and batch.segment_ids.shape[-1] != key_len:
+        raise ValueError(f"segment_ids cover {batch.segment_ids.shape[-1]} of {key_len} keys; packing has no cache")
+
+
+def visible(batch: Batch, query_len: int, key_len: int, past: int, causal: bool) -> Tensor | None:
+    """Return bool [B or 1, 1, S, K], true where a query may see a key; `None` when every query sees every key.
+
+    Made once for each micro batch.
+    """
+    return batch.once(
+        ("zoo_ops.masks.visible", query_len, key_len, past, causal),
+        lambda: _visible(batch, query_len, key_len, past, causal),
+    )
+
+
+def _visible(batch: Batch, query_len: int, key_len: int, past: int, causal: bool) -> Tensor | None:
+    parts = []
+    if causal and query_len > 1:
+        row_S1 = paddle.arange(past, past + query_len).unsqueeze(-1)
+        parts.append((row_S1 >= paddle.arange(key_len).unsqueeze(0)).unsqueeze(0).unsqueeze(0))
+    if batch.segment_ids is not None:
+        segment_BK = batch.segment_ids
+        parts.append((segment_BK[:, past:].unsqueeze(-1) == segment_BK.unsqueeze(1)).unsqueeze(1))
+    if batch.attention_mask is not None:
+        parts.append((batch.attention_mask != 0).unsqueeze(1).unsqueeze(1))
+    if not parts:
+        return None
+    mask = parts[0]
+    for part in parts[1:]:
+        mask = paddle.logical_and(mask, part)
+    rows = mask.shape[-2]
+    return mask if rows == query_len else mask.expand([mask.shape[0], 1, query_len, key_len])
+
+
+def segment_ends(segment_ids_BS: Tensor) -> Tensor:
+    """Return int32 [B, S]: for each token the position after the last one of its (contiguous) segment."""
+    length = segment_ids_BS.shape[-1]
+    after = paddle.arange(1, length + 1, dtype="int32").unsqueeze(0)
+    changes = paddle.concat(
+        [segment_ids_BS[:, 1:] != segment_ids_BS[:, :-1], paddle.ones_like(segment_ids_BS[:, :1], dtype="bool")], axis=1
+    )
+    ends = paddle.where(changes, after.expand_as(changes), paddle.full_like(changes, length, dtype="int32"))
+    return paddle.flip(paddle.cummin(paddle.flip(ends, axis=[1]), axis=1)[0], axis=[1])

@@ -1,0 +1,46 @@
+"""RMSNorm (arXiv 1910.07467) and LayerNorm.
+
+Shape legend: H hidden.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import paddle
+from paddle import nn
+from paddle.nn import LayerNorm
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+__all__ = ["LayerNorm", "RMSNorm", "rms_norm", "rms_norm_reference"]
+
+
+def rms_norm_reference(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    """`rms_norm` by its definition."""
+    wide = x if x.dtype == paddle.float64 else x.astype("float32")
+    scaled = wide * paddle.rsqrt((wide * wide).mean(axis=-1, keepdim=True) + eps)
+    return weight_H * scaled.astype(weight_H.dtype)
+
+
+def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    """Return `weight * x / sqrt(mean(x ** 2) + eps)` over the last dim; the statistics are float32 or wider."""
+    return rms_norm_reference(x, weight_H, eps)
+
+
+class RMSNorm(nn.Layer):
+    """RMSNorm with a weight of [H], ones at first.
+
+    Args:
+        hidden_size: H, the last dim of the input.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = self.create_parameter([hidden_size], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
