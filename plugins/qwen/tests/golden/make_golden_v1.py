@@ -1,6 +1,6 @@
 """Make the Qwen v1 golden folders beside this file from modelscope's torch code, and check them a second time.
 
-Python 3.11, torch==2.13.0 (CPU), modelscope==1.9.5, transformers==4.33.3, safetensors==0.8.0, numpy<2
+Python 3.11, torch==2.13.0 (CPU), modelscope==1.9.5, transformers==4.33.3, safetensors==0.8.0, numpy==1.26.4
 (the README says how to install them). Run it as `python make_golden_v1.py` or `python make_golden_v1.py NAME ...`;
 it writes the same bytes every time.
 """
