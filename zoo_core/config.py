@@ -9,9 +9,27 @@ from typing import Any, ClassVar, TypeVar
 
 from zoo_core.errors import ConfigError, nearest
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "version4"]
 
 Self = TypeVar("Self", bound="ModelConfig")
+
+
+def version4(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parsed `config.json` in the spelling of transformers 4, which is that of the published models.
+
+    transformers 5 writes `dtype` for `torch_dtype`, and `rope_parameters` for `rope_theta` and `rope_scaling`.
+    """
+    old = dict(hf)
+    if "dtype" in old:
+        old.setdefault("torch_dtype", old.pop("dtype"))
+    rope = dict(old.pop("rope_parameters", None) or {})
+    if rope:
+        theta = rope.pop("rope_theta", None)
+        if theta is not None:
+            old.setdefault("rope_theta", theta)
+        if rope.get("rope_type", "default") != "default":
+            old.setdefault("rope_scaling", rope)
+    return old
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +89,8 @@ class ModelConfig:
     def from_hf(cls: type[Self], hf: Mapping[str, Any]) -> Self:
         """Build the configuration from the parsed `config.json` of a Hugging Face folder."""
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in hf.items() if name in known})
+        found = {name: value for name, value in version4(hf).items() if name in known}
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
 
     def to_hf(self) -> dict[str, Any]:
         """Return what the published model's `config.json` holds, ready for `json.dump`."""

@@ -19,7 +19,8 @@ class PipeLayer:
 
     Args:
         factory: builds the layer on one card; called with no arguments, it imports paddle inside.
-        prefix: single-card name of the layer: parameter `weight` of the layer is `PREFIX.weight`.
+        prefix: single-card name of the layer: parameter `weight` of the layer is `PREFIX.weight`. Layers may share a
+            prefix, and it may be empty (a layer that holds `lm_head`).
         is_block: a repeated decoder block: recomputed as a whole, counted when stages are cut.
         attention: path inside the block of its attention (`self_attn`), for recompute `full_attn`.
     """
@@ -28,3 +29,7 @@ class PipeLayer:
     prefix: str
     is_block: bool = False
     attention: str = ""
+
+    def single(self, parameter: str) -> str:
+        """The single-card name of the layer's parameter `parameter`."""
+        return f"{self.prefix}.{parameter}" if self.prefix else parameter

@@ -1,0 +1,57 @@
+"""Llama 1, 2, 3 and 3.1 for zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.capabilities import Capabilities
+from zoo_core.config import ModelConfig
+from zoo_core.hookspecs import hookimpl
+from zoo_core.layout import Rule
+from zoo_core.pipeline import PipeLayer
+from zoo_llama.config import CAPABILITIES, LlamaConfig
+
+if TYPE_CHECKING:
+    from zoo_core.tokenizers import Tokenizer
+
+__all__ = ["LlamaConfig", "build_model", "capabilities", "pipe_layers", "tokenizer", "tp_mappings"]
+
+
+@hookimpl
+def capabilities() -> Capabilities:
+    return CAPABILITIES
+
+
+@hookimpl
+def build_model(config: ModelConfig) -> Any:
+    from zoo_llama.modeling import LlamaForCausalLM
+
+    return LlamaForCausalLM(_own(config))
+
+
+@hookimpl
+def tp_mappings(config: ModelConfig) -> tuple[Rule, ...]:
+    from zoo_llama.layout import rules
+
+    return rules(_own(config))
+
+
+@hookimpl
+def pipe_layers(config: ModelConfig) -> tuple[PipeLayer, ...]:
+    from zoo_llama.pipeline import layers
+
+    return layers(_own(config))
+
+
+@hookimpl
+def tokenizer(config: ModelConfig, path: Path | None) -> Tokenizer:
+    from zoo_llama.tokenizer import load
+
+    return load(path)
+
+
+def _own(config: ModelConfig) -> LlamaConfig:
+    if not isinstance(config, LlamaConfig):
+        raise TypeError(f"a LlamaConfig is needed, not {type(config).__name__}")
+    return config
