@@ -89,8 +89,12 @@ class ModelConfig:
     def from_hf(cls: type[Self], hf: Mapping[str, Any]) -> Self:
         """Build the configuration from the parsed `config.json` of a Hugging Face folder."""
         known = {f.name for f in dataclasses.fields(cls)}
-        found = {name: value for name, value in version4(hf).items() if name in known}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        found: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in version4(hf).items()
+            if name in known
+        }
+        return cls(**found)
 
     def to_hf(self) -> dict[str, Any]:
         """Return what the published model's `config.json` holds, ready for `json.dump`."""
