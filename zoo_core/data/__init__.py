@@ -1,0 +1,46 @@
+"""Corpora and samples: indexed files, building them from text, packing, blending, batch order. No paddle."""
+
+from __future__ import annotations
+
+from zoo_core.data.corpora import Corpus
+from zoo_core.data.find import WeightedPrefix, find_corpora, open_corpus, parse_input_dir
+from zoo_core.data.pretrain import (
+    BlendedDataset,
+    IndexStore,
+    PretrainDataset,
+    PretrainSplits,
+    SampleSource,
+    build_pretrain_datasets,
+    builds_index,
+)
+from zoo_core.data.sampler import (
+    IGNORED_LABEL,
+    BatchPlan,
+    EvalPlan,
+    MicroBatch,
+    collate,
+    eval_batches,
+    train_batches,
+)
+
+__all__ = [
+    "IGNORED_LABEL",
+    "BatchPlan",
+    "BlendedDataset",
+    "Corpus",
+    "EvalPlan",
+    "IndexStore",
+    "MicroBatch",
+    "PretrainDataset",
+    "PretrainSplits",
+    "SampleSource",
+    "WeightedPrefix",
+    "build_pretrain_datasets",
+    "builds_index",
+    "collate",
+    "eval_batches",
+    "find_corpora",
+    "open_corpus",
+    "parse_input_dir",
+    "train_batches",
+]

@@ -1,0 +1,96 @@
+"""sentencepiece models: `tokenizer.model` of Llama 1 and 2, Baichuan, ChatGLM and others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from zoo_core.errors import TokenizerError
+from zoo_core.tokenizers.base import copy_files, decode_runs, library, required_file
+
+__all__ = ["SentencePieceTokenizer"]
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model; bos, eos and pad ids are the model's own.
+
+    Args:
+        path: the model file.
+        add_bos: whether `add_special_tokens` puts bos first; None reads `add_bos_token` of a `tokenizer_config.json`
+            beside the model, and takes True without one, as Llama does.
+        add_eos: likewise for eos at the end; False without a config.
+
+    Raises:
+        TokenizerError: the file is missing, is no sentencepiece model, or the package sentencepiece is missing.
+    """
+
+    def __init__(self, path: Path, add_bos: bool | None = None, add_eos: bool | None = None) -> None:
+        self._path = required_file(Path(path), "sentencepiece model")
+        self._model = library("sentencepiece", self._path).SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(self._path.read_bytes())
+        except (RuntimeError, OSError) as error:
+            raise TokenizerError(
+                f"{self._path} is no sentencepiece model", str(error), "the family's own tokenizer.model is expected"
+            ) from error
+        self.vocab_size: int = self._model.vocab_size()
+        self.bos_id = self._special(self._model.bos_id())
+        self.eos_id = self._special(self._model.eos_id())
+        self.pad_id = self._special(self._model.pad_id())
+        beside = self._path.with_name("tokenizer_config.json")
+        self.files: tuple[Path, ...] = (self._path, beside) if beside.is_file() else (self._path,)
+        config = _config(beside)
+        self.add_bos = bool(config.get("add_bos_token", True)) if add_bos is None else add_bos
+        self.add_eos = bool(config.get("add_eos_token", False)) if add_eos is None else add_eos
+
+    @staticmethod
+    def _special(token: int) -> int | None:
+        return None if token < 0 else token
+
+    def _is_control(self, token: int) -> bool:
+        return bool(self._model.IsControl(token))
+
+    def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
+        """Return the ids of `text`; special tokens spelt out in it stay text, as sentencepiece has it."""
+        ids: list[int] = self._model.encode(text, out_type=int)
+        if add_special_tokens and self.add_bos and self.bos_id is not None:
+            ids = [self.bos_id, *ids]
+        if add_special_tokens and self.add_eos and self.eos_id is not None:
+            ids = [*ids, self.eos_id]
+        return ids
+
+    def _decode_known(self, ids: list[int], skip_special_tokens: bool) -> str:
+        text = []
+        for control, run in groupby(ids, self._is_control):
+            if not control:
+                text.append(self._model.decode(list(run)))
+            elif not skip_special_tokens:
+                text.extend(self._model.id_to_piece(list(run)))
+        return "".join(text)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of `ids`; bytes that make no character, and ids beyond the vocabulary, give U+FFFD."""
+        return decode_runs(
+            ids, lambda token: 0 <= token < self.vocab_size, lambda run: self._decode_known(run, skip_special_tokens)
+        )
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the piece of each id as the model spells it (`▁` is a space, `<0xE4>` a byte)."""
+        return [self._model.id_to_piece(int(token)) if 0 <= token < self.vocab_size else "?" for token in ids]
+
+    def save(self, folder: Path) -> list[Path]:
+        """Copy the model and its config into `folder`; other names than `*.model` become `tokenizer.model`."""
+        name = self._path.name if self._path.suffix == ".model" else "tokenizer.model"
+        return copy_files({name: self._path, **{file.name: file for file in self.files[1:]}}, Path(folder))
+
+
+def _config(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TokenizerError(f"{path} is no JSON file", str(error), "repair or remove it") from error
+    return content if isinstance(content, dict) else {}
