@@ -148,7 +148,7 @@ def build_corpus(
 def _shuffle(
     stream: BinaryIO, sizes: npt.NDArray[np.int64], dtype: str, begin: int, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Rewrite the documents that follow byte `begin` of `stream` in a random order; return their sizes in that order."""
+    """Rewrite the documents after byte `begin` of `stream` in a random order; return their sizes in that order."""
     stream.flush()
     order = np.random.RandomState(seed).permutation(len(sizes))
     starts = np.cumsum(sizes) - sizes

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from zoo_core._atomic import written_beside
 from zoo_core.errors import TokenizerError
@@ -66,6 +68,7 @@ class TiktokenTokenizer:
         special_tokens: text -> id of every special token.
         bos, eos, pad: the text of those special tokens, None where the family has none.
         add_bos: whether `add_special_tokens` puts bos first (Llama 3 does, Qwen has none).
+        normalization: the Unicode form that text is brought to first ("NFC" for Qwen v1), None for none.
 
     Raises:
         TokenizerError: the file is missing or corrupt, a special token takes the id of a rank, or the package tiktoken
@@ -81,6 +84,7 @@ class TiktokenTokenizer:
         eos: str | None = None,
         pad: str | None = None,
         add_bos: bool = False,
+        normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None,
     ) -> None:
         self._path = Path(path)
         ranks = read_ranks(self._path)
@@ -102,6 +106,7 @@ class TiktokenTokenizer:
         self.vocab_size: int = max(len(ranks) - 1, *self._special_ids) + 1 if self._special else len(ranks)
         self.bos_id, self.eos_id, self.pad_id = (self._role(name) for name in ("bos", "eos", "pad"))
         self.add_bos = add_bos
+        self._normalization = normalization
         self.files: tuple[Path, ...] = (self._path,)
 
     def _role(self, name: str) -> int | None:
@@ -114,6 +119,8 @@ class TiktokenTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`; `parse_special` turns special tokens spelt out in it into their ids."""
+        if self._normalization is not None:
+            text = unicodedata.normalize(self._normalization, text)
         if parse_special:
             ids: list[int] = self._encoding.encode(text, allowed_special="all")
         else:
@@ -146,6 +153,7 @@ class TiktokenTokenizer:
             "pattern": self._pattern,
             "special_tokens": self._special,
             "add_bos": self.add_bos,
+            "normalization": self._normalization,
             **self._roles,
         }
         try:
@@ -172,6 +180,7 @@ class TiktokenTokenizer:
                 eos=content["eos"],
                 pad=content["pad"],
                 add_bos=content["add_bos"],
+                normalization=content["normalization"],
             )
         except (ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"

@@ -64,11 +64,14 @@ class HFTokenizer:
         self._tokenizer.encode_special_tokens = not parse_special
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
+    def _is_known(self, token: int) -> bool:
+        return 0 <= token < self.vocab_size and self._tokenizer.id_to_token(token) is not None
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`; bytes that make no character, and ids nobody defined, give U+FFFD."""
         return decode_runs(
             ids,
-            lambda token: token >= 0 and self._tokenizer.id_to_token(token) is not None,
+            self._is_known,
             lambda run: str(self._tokenizer.decode(run, skip_special_tokens=skip_special_tokens)),
         )
 
@@ -77,9 +80,9 @@ class HFTokenizer:
         return [self._piece(int(token)) for token in ids]
 
     def _piece(self, token: int) -> str:
-        spelling = self._tokenizer.id_to_token(token) if token >= 0 else None
-        if spelling is None:
+        if not self._is_known(token):
             return "?"
+        spelling = self._tokenizer.id_to_token(token)
         text = str(self._tokenizer.decode([token], skip_special_tokens=False))
         return text if text and "\N{REPLACEMENT CHARACTER}" not in text else str(spelling)
 
