@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo_core.errors import LayoutError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "Column",
@@ -200,9 +201,12 @@ class Replicate(Rule):
     Args:
         sequence_parallel_grad: under sequence parallelism each rank sees its part of the sequence only, so the
             gradients are summed over the tensor axis (norms, biases of Row layers).
+        partial_grad: each rank sees its own heads only, so gradients are summed over the tensor axis, sequence
+            parallelism or not (norms of queries and keys).
     """
 
     sequence_parallel_grad: bool = False
+    partial_grad: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ def _at(dim: int, start: int, stop: int) -> tuple[slice, ...]:
 
 def split(array: np.ndarray[Any, Any], rule: Rule, degree: int, rank: int) -> np.ndarray[Any, Any]:
     """Return the local parameter of `rank` from the global `array`; a copy, padded with zeros where need be."""
+    import numpy as np  # here, because `zoo models` reads tables without ever touching an array
+
     if rule.dim is None:
         return array
     local = np.zeros(local_shape(rule, degree), array.dtype)
@@ -304,6 +310,8 @@ def split(array: np.ndarray[Any, Any], rule: Rule, degree: int, rank: int) -> np
 
 def merge(shards: Sequence[np.ndarray[Any, Any]], rule: Rule) -> np.ndarray[Any, Any]:
     """Return the global parameter from the local ones of all ranks; of copies, the first counts."""
+    import numpy as np
+
     if rule.dim is None:
         return shards[0]
     whole = np.zeros(rule.shape, shards[0].dtype)
