@@ -1,0 +1,31 @@
+"""From what a user asks to how the model runs: legality, the nearest legal plan, and the plan itself. No paddle."""
+
+from __future__ import annotations
+
+from zoo_core.plan.arguments import from_arguments, world_size
+from zoo_core.plan.compose import compose, facts, judge
+from zoo_core.plan.plan import AXES, Axis, Coordinates, Plan
+from zoo_core.plan.request import Degrees, Recompute, Request
+from zoo_core.plan.rules import RULES, LegalityRule, ModelFacts, Verdict
+from zoo_core.plan.share import Share, share
+
+__all__ = [
+    "AXES",
+    "RULES",
+    "Axis",
+    "Coordinates",
+    "Degrees",
+    "LegalityRule",
+    "ModelFacts",
+    "Plan",
+    "Recompute",
+    "Request",
+    "Share",
+    "Verdict",
+    "compose",
+    "facts",
+    "from_arguments",
+    "judge",
+    "share",
+    "world_size",
+]

@@ -1,0 +1,143 @@
+"""The plan: every degree decided, every rank placed, every layer given to a stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from zoo_core.plan.request import Recompute
+
+__all__ = ["AXES", "Axis", "Coordinates", "Plan"]
+
+Axis = Literal["data", "pipe", "sharding", "tensor"]
+
+# fleet's default hybrid_parallel_order (base/distributed_strategy.py): dp, pp, sharding, sep, cp, mp; sep and cp are 1.
+AXES: tuple[Axis, ...] = ("data", "pipe", "sharding", "tensor")
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where a rank stands on each axis."""
+
+    data: int
+    pipe: int
+    sharding: int
+    tensor: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model runs on a mesh; what the engine obeys.
+
+    Args:
+        world: processes, over all machines.
+        data, sharding, tensor, pipeline: degrees of the axes; their product is `world`.
+        sharding_stage: 0 (off), 1, 2 or 3.
+        virtual_stages: chunks that each stage holds.
+        sequence_parallel: whether the sequence is split over the tensor axis.
+        expert: expert-parallel degree, inside sharding x data.
+        micro_batch: samples of one replica in one forward pass.
+        accumulate: micro batches of one optimizer step.
+        recompute, recompute_interval: what is recomputed, and every how many blocks of a stage.
+        offload: sharded optimizer states live in host memory.
+        stage_bounds: cut points into the list of pipeline layers; chunk c is [bounds[c], bounds[c + 1]) and belongs to
+            stage c % pipeline; there are pipeline x virtual_stages chunks.
+        layers: single-card prefix of each pipeline layer.
+        blocks: which of `layers` are decoder blocks.
+        remarks: padding, replication, and what was switched off; to be printed, logged and stored.
+        nodes: machines.
+        device: "cpu", "gpu" or "xpu".
+        model: the model's name.
+        sequence: tokens of a sample, if known.
+    """
+
+    world: int = 1
+    data: int = 1
+    sharding: int = 1
+    sharding_stage: int = 0
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_stages: int = 1
+    sequence_parallel: bool = False
+    expert: int = 1
+    micro_batch: int = 1
+    accumulate: int = 1
+    recompute: Recompute = "none"
+    recompute_interval: int = 1
+    offload: bool = False
+    stage_bounds: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    blocks: tuple[bool, ...] = ()
+    remarks: tuple[str, ...] = ()
+    nodes: int = 1
+    device: str = "cpu"
+    model: str = ""
+    sequence: int | None = None
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that read different samples: data x sharding."""
+        return self.data * self.sharding
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of one optimizer step."""
+        return self.micro_batch * self.accumulate * self.replicas
+
+    @property
+    def local_world(self) -> int:
+        """Processes on each machine."""
+        return self.world // self.nodes
+
+    def degree(self, axis: Axis) -> int:
+        """The degree of one axis."""
+        return {"data": self.data, "pipe": self.pipeline, "sharding": self.sharding, "tensor": self.tensor}[axis]
+
+    def rank_of(self, *, data: int = 0, pipe: int = 0, sharding: int = 0, tensor: int = 0) -> int:
+        """The global rank at these coordinates, in fleet's order: tensor varies fastest."""
+        return ((data * self.pipeline + pipe) * self.sharding + sharding) * self.tensor + tensor
+
+    def coordinates(self, rank: int) -> Coordinates:
+        """Where `rank` stands.
+
+        Raises:
+            IndexError: there is no such rank.
+        """
+        if not 0 <= rank < self.world:
+            raise IndexError(f"rank {rank} of a world of {self.world}")
+        rest, tensor = divmod(rank, self.tensor)
+        rest, sharding = divmod(rest, self.sharding)
+        data, pipe = divmod(rest, self.pipeline)
+        return Coordinates(data, pipe, sharding, tensor)
+
+    def replica_of(self, rank: int) -> int:
+        """Which of `replicas` streams of samples `rank` reads."""
+        place = self.coordinates(rank)
+        return place.data * self.sharding + place.sharding
+
+    def group(self, axis: Axis, rank: int) -> tuple[int, ...]:
+        """The ranks that differ from `rank` on `axis` only, in order, `rank` included."""
+        place = asdict(self.coordinates(rank))
+        return tuple(self.rank_of(**{**place, axis: index}) for index in range(self.degree(axis)))
+
+    def chunks(self, pipe: int) -> tuple[tuple[int, int], ...]:
+        """The runs [start, stop) of pipeline layers that stage `pipe` holds, in the order they run."""
+        bounds = self.stage_bounds
+        return tuple(
+            (bounds[c], bounds[c + 1]) for c in range(len(bounds) - 1) if c % self.pipeline == pipe
+        )  # fmt: skip
+
+    def stage_of(self, layer: int) -> int:
+        """The stage that holds pipeline layer number `layer`."""
+        chunk = next(c for c in range(len(self.stage_bounds) - 1) if layer < self.stage_bounds[c + 1])
+        return chunk % self.pipeline
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: every field, and the derived batch sizes."""
+        return {**asdict(self), "replicas": self.replicas, "global_batch": self.global_batch}
+
+    def describe(self) -> str:
+        """The plan in lines, for the terminal and the log."""
+        from zoo_core.plan.describe import describe
+
+        return describe(self)

@@ -1,0 +1,130 @@
+"""What a user asks of the mesh, and the same with nothing left open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+__all__ = ["Degrees", "Recompute", "Request"]
+
+_TASK_CELLS = {"prefix": "prefix_tuning"}
+
+Recompute = Literal["none", "full", "full_attn", "core_attn"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The parallel part of a run as a user states it.
+
+    Args:
+        world: processes, over all machines.
+        tensor, pipeline, expert: degrees of the axes.
+        sharding: degree over which optimizer states are shared; `None` is world / (tensor x pipeline) with a stage,
+            else 1.
+        sharding_stage: 0 (off), 1 (optimizer states), 2 (and gradients), 3 (and parameters).
+        data: number of replicas if the user gave it, to be checked against the derived one.
+        virtual_stages: chunks of layers that each pipeline stage holds; above 1 is the interleaved schedule.
+        sequence_parallel: split the sequence over the tensor axis between the blocks' matrix products.
+        micro_batch: samples of one replica in one forward pass.
+        accumulate: micro batches of one optimizer step.
+        sequence: tokens of a sample, if known.
+        recompute: what is recomputed in the backward pass.
+        recompute_interval: every so many blocks of a stage are recomputed.
+        offload: keep the sharded optimizer states in host memory.
+        pipeline_cuts: block numbers at which the second and later chunks begin; empty cuts evenly.
+        task: a task of `zoo_core.arguments` ("pretrain", "sft", "lora", "prefix", ...), or "logits".
+        generation_evaluation: evaluation generates text.
+        nodes: machines.
+        device: "cpu", "gpu" or "xpu".
+    """
+
+    world: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    sharding: int | None = None
+    sharding_stage: int = 0
+    data: int | None = None
+    expert: int = 1
+    virtual_stages: int = 1
+    sequence_parallel: bool = False
+    micro_batch: int = 1
+    accumulate: int = 1
+    sequence: int | None = None
+    recompute: Recompute = "none"
+    recompute_interval: int = 1
+    offload: bool = False
+    pipeline_cuts: tuple[int, ...] = ()
+    task: str = "pretrain"
+    generation_evaluation: bool = False
+    nodes: int = 1
+    device: str = "cpu"
+
+    @property
+    def wanted_world(self) -> int:
+        """The smallest world in which the stated degrees are all used."""
+        return self.tensor * self.pipeline * (self.sharding or 1) * (self.data or 1)
+
+    def resolved(self) -> Degrees:
+        """Fill in the derived degrees and switch off what has no effect, remembering to say so."""
+        request, said = self, []
+        model_ranks = max(self.tensor, 1) * max(self.pipeline, 1)
+        sharding = self.sharding
+        if sharding is None:
+            sharding = max(self.world // model_ranks, 1) if self.sharding_stage else 1
+        if self.sharding_stage and sharding == 1:
+            said.append(f"sharding stage{self.sharding_stage} over one process has no effect: off")
+            request = replace(request, sharding_stage=0)
+        if self.offload and not request.sharding_stage:
+            said.append("offload without sharding has no effect: off")
+            request = replace(request, offload=False)
+        if self.sequence_parallel and self.tensor == 1:
+            said.append("sequence_parallel without tensor parallelism has no effect: off")
+            request = replace(request, sequence_parallel=False)
+        if self.recompute_interval == 0 and self.recompute != "none":
+            said.append("a recompute interval of 0 recomputes nothing: off")
+            request = replace(request, recompute="none")
+        data = max(self.world // (model_ranks * max(sharding, 1)), 1)
+        return Degrees(replace(request, sharding=sharding), data, sharding, tuple(said))
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """A request with the derived degrees filled in.
+
+    Args:
+        request: the request, its `sharding` filled in and what has no effect switched off.
+        data: the derived number of replicas outside the sharding axis.
+        sharding: degree of the sharding axis.
+        remarks: what was switched off, and why.
+    """
+
+    request: Request
+    data: int
+    sharding: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def chunks(self) -> int:
+        """Contiguous runs of layers: stages x virtual stages."""
+        return self.request.pipeline * self.request.virtual_stages
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """Names, as plugins' cells and exclusions use them, of everything that is on, the task included."""
+        r = self.request
+        on = {
+            _TASK_CELLS.get(r.task, r.task): True,
+            "data_parallel": self.data > 1,
+            "tensor_parallel": r.tensor > 1,
+            "pipeline_parallel": r.pipeline > 1,
+            "virtual_pipeline": r.virtual_stages > 1,
+            "sequence_parallel": r.sequence_parallel,
+            "expert_parallel": r.expert > 1,
+            "sharding": r.sharding_stage > 0,
+            f"sharding_stage{r.sharding_stage}": r.sharding_stage > 0,
+            "offload": r.offload,
+            "recompute": r.recompute != "none",
+            f"recompute_{r.recompute}": r.recompute != "none",
+            "generation_evaluation": r.generation_evaluation,
+        }
+        return tuple(name for name, used in on.items() if used)

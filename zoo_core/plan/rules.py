@@ -1,0 +1,346 @@
+"""What may combine: named rules, each with its reason and the evidence for it.
+
+A rule looks at a `Case` and returns "" or why the case breaks it. The composer, the search for the nearest legal plan
+and the documents all read `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from zoo_core import layout
+from zoo_core.capabilities import Capabilities
+from zoo_core.config import ModelConfig
+from zoo_core.layout import Rule
+from zoo_core.pipeline import PipeLayer
+from zoo_core.plan.request import Degrees
+
+__all__ = ["RULES", "STAGE3_WITH_TENSOR", "Case", "LegalityRule", "ModelFacts", "Verdict", "verdicts"]
+
+STAGE3_WITH_TENSOR = True
+"""Stage 3 with tensor parallelism: fleet's own clip is wrong there, zoo's hybrid clip is used instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFacts:
+    """What the rules need to know of a model; compared by identity, so that a search asks each question once."""
+
+    name: str
+    capabilities: Capabilities
+    config: ModelConfig
+    table: Mapping[str, Rule]
+    layers: Sequence[PipeLayer]
+
+    @property
+    def blocks(self) -> int:
+        """Decoder blocks, the unit in which the pipeline is cut."""
+        return sum(layer.is_block for layer in self.layers)
+
+    @property
+    def experts(self) -> int:
+        """Routed experts of a block; 0 for a dense model."""
+        return max((len(rule.experts) for rule in self.table.values() if rule.experts is not None), default=0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request for one model."""
+
+    degrees: Degrees
+    model: ModelFacts
+
+
+@dataclass(frozen=True)
+class LegalityRule:
+    """A named condition that a plan must meet.
+
+    Args:
+        name: what messages and documents call it.
+        statement: what must hold, in one sentence.
+        evidence: where that comes from: fleet's source, a measurement, a test.
+        broken: why a case breaks it, with numbers; "" when it does not.
+    """
+
+    name: str
+    statement: str
+    evidence: str
+    broken: Callable[[Case], str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rule applied to a case; `why` is empty when the case is legal by it."""
+
+    rule: LegalityRule
+    why: str
+
+    @property
+    def legal(self) -> bool:
+        """Whether the rule holds."""
+        return not self.why
+
+
+def _positive(case: Case) -> str:
+    r = case.degrees.request
+    values = {
+        "world": r.world, "tensor_parallel_degree": r.tensor, "pipeline_parallel_degree": r.pipeline,
+        "sharding_parallel_degree": case.degrees.sharding, "expert_parallel_degree": r.expert,
+        "virtual_pp_degree": r.virtual_stages, "per_device_train_batch_size": r.micro_batch,
+        "gradient_accumulation_steps": r.accumulate, "nnodes": r.nodes, "data_parallel_degree": r.data or 1,
+    }  # fmt: skip
+    bad = [f"{name} is {value}" for name, value in values.items() if value < 1]
+    if not bad and r.sharding_stage not in (0, 1, 2, 3):
+        bad = [f"the sharding stage is {r.sharding_stage}"]
+    return ", ".join(bad)
+
+
+def _world(case: Case) -> str:
+    r, sharding = case.degrees.request, case.degrees.sharding
+    product = r.tensor * r.pipeline * sharding
+    if r.world % product == 0:
+        return ""
+    parts = f"tp {r.tensor} x pp {r.pipeline} x sharding {sharding} = {product}"
+    if r.world < product:
+        return f"{parts} processes are needed, and there {'is' if r.world == 1 else 'are'} {r.world}"
+    return f"{r.world} processes are not a multiple of {parts}"
+
+
+def _nodes(case: Case) -> str:
+    r = case.degrees.request
+    return f"{r.world} processes do not divide over {r.nodes} machines" if r.world % r.nodes else ""
+
+
+def _data(case: Case) -> str:
+    r, d = case.degrees.request, case.degrees
+    if r.data is None or r.data == d.data:
+        return ""
+    made = f"world {r.world} / (tp {r.tensor} x pp {r.pipeline} x sharding {d.sharding})"
+    return f"dp {r.data} was asked for, and {made} gives {d.data}"
+
+
+def _sharding_stage(case: Case) -> str:
+    d = case.degrees
+    if d.sharding > 1 and not d.request.sharding_stage:
+        return f"sharding_parallel_degree is {d.sharding}, and nothing says what is sharded: stage1, stage2 or stage3"
+    return ""
+
+
+def _heads(case: Case) -> str:
+    heads, tensor = case.model.config.num_attention_heads, case.degrees.request.tensor
+    return f"{heads} attention heads do not divide by tp {tensor}" if heads % tensor else ""
+
+
+def _kv_heads(case: Case) -> str:
+    heads, tensor = case.model.config.kv_heads, case.degrees.request.tensor
+    if heads % tensor and tensor % heads:
+        return f"{heads} key/value heads neither divide by tp {tensor} nor divide it: neither split nor copied"
+    return ""
+
+
+@lru_cache(maxsize=256)
+def _table_objection(model: ModelFacts, tensor: int) -> str:
+    for name, rule in model.table.items():
+        why = layout.objection(rule, tensor)
+        if why:
+            return f"{name} does not split over tp {tensor}: {why}"
+    return ""
+
+
+def _splits(case: Case) -> str:
+    tensor = case.degrees.request.tensor
+    return _table_objection(case.model, tensor) if tensor > 1 else ""
+
+
+def _blocks(case: Case) -> str:
+    d = case.degrees
+    if d.chunks > 1 and case.model.blocks < d.chunks:
+        each = f"pp {d.request.pipeline} x virtual stages {d.request.virtual_stages}"
+        return f"{case.model.blocks} blocks are fewer than {each} = {d.chunks} chunks"
+    return ""
+
+
+def _cuts(case: Case) -> str:
+    cuts, chunks, blocks = case.degrees.request.pipeline_cuts, case.degrees.chunks, case.model.blocks
+    if not cuts:
+        return ""
+    if len(cuts) != chunks - 1:
+        return f"{chunks} chunks have {chunks - 1} cuts between them, and {len(cuts)} were given"
+    if any(b <= a for a, b in zip((0, *cuts), (*cuts, blocks), strict=True)):
+        return f"cuts {', '.join(map(str, cuts))} must rise, between 1 and {blocks - 1}"
+    return ""
+
+
+def _interleaved(case: Case) -> str:
+    r = case.degrees.request
+    if r.virtual_stages == 1:
+        return ""
+    if r.pipeline <= 2:
+        return f"virtual_pp_degree {r.virtual_stages} needs more than 2 pipeline stages, and there are {r.pipeline}"
+    if r.accumulate < 2 * r.pipeline:
+        return f"gradient_accumulation_steps {r.accumulate} is less than 2 x pp {r.pipeline} = {2 * r.pipeline}"
+    return ""
+
+
+def _stage23_pipeline(case: Case) -> str:
+    r = case.degrees.request
+    if r.sharding_stage >= 2 and r.pipeline > 1:
+        return (
+            f"sharding stage{r.sharding_stage} with pp {r.pipeline}: the schedule drives the layers itself and never "
+            "calls the wrapper that stages 2 and 3 put around the model; stage1 combines with pp"
+        )
+    return ""
+
+
+def _stage3_tensor(case: Case) -> str:
+    r = case.degrees.request
+    if r.sharding_stage == 3 and r.tensor > 1 and not STAGE3_WITH_TENSOR:
+        return f"sharding stage3 with tp {r.tensor}: fleet clips by the norm of the sharding group only"
+    return ""
+
+
+def _sequence(case: Case) -> str:
+    r = case.degrees.request
+    if r.sequence_parallel and r.sequence is not None and r.sequence % r.tensor:
+        return f"a sequence of {r.sequence} tokens does not divide by tp {r.tensor}"
+    return ""
+
+
+def _experts(case: Case) -> str:
+    r, d, experts = case.degrees.request, case.degrees, case.model.experts
+    if r.expert == 1:
+        return ""
+    if not experts:
+        return f"expert_parallel_degree is {r.expert}, and the model has no experts"
+    if experts % r.expert:
+        return f"{experts} experts do not divide by expert_parallel_degree {r.expert}"
+    if (d.data * d.sharding) % r.expert:
+        return f"expert_parallel_degree {r.expert} does not divide dp {d.data} x sharding {d.sharding}"
+    return ""
+
+
+def _prefix_tuning(case: Case) -> str:
+    r = case.degrees.request
+    return (
+        f"prefix tuning with pp {r.pipeline}: the prefix enters every layer's cache from one place"
+        if r.task == "prefix" and r.pipeline > 1
+        else ""
+    )
+
+
+def _generation(case: Case) -> str:
+    r = case.degrees.request
+    on = r.generation_evaluation and r.pipeline > 1
+    return f"generation-evaluation with pp {r.pipeline}: generating needs the whole model in each step" if on else ""
+
+
+def _refused_cell(case: Case) -> str:
+    for name in case.degrees.strategies:
+        cell = case.model.capabilities.cells.get(name)
+        if cell is not None and cell.state == "refused":
+            return f"{case.model.capabilities.family} refuses {name}" + (f": {cell.why}" if cell.why else "")
+    return ""
+
+
+def _exclusion(case: Case) -> str:
+    on = case.degrees.strategies
+    for pair in case.model.capabilities.exclusions:
+        if pair.first in on and pair.second in on:
+            return f"{case.model.capabilities.family} excludes {pair.first} with {pair.second}: {pair.why}"
+    return ""
+
+
+_FLEET = "paddle.distributed.fleet 3.3.1"
+
+RULES: tuple[LegalityRule, ...] = (
+    LegalityRule("degrees are positive", "Every degree and batch size is at least 1.", "arithmetic", _positive),
+    LegalityRule(
+        "degrees fill the world",
+        "The number of processes is a multiple of tp x pp x sharding; the rest is data parallel.",
+        f"{_FLEET}: base/topology.py places every rank once",
+        _world,
+    ),
+    LegalityRule("machines are equal", "Processes divide evenly over machines.", "paddle.distributed.launch", _nodes),
+    LegalityRule(
+        "data-parallel degree agrees",
+        "A data_parallel_degree that is given equals the derived one.",
+        "arithmetic",
+        _data,
+    ),
+    LegalityRule(
+        "sharding has a stage",
+        "A sharding degree above 1 says what is sharded: stage1, stage2 or stage3.",
+        "PaddleNLP's `sharding`",
+        _sharding_stage,
+    ),
+    LegalityRule("heads divide", "A rank holds whole attention heads.", "the attention itself", _heads),
+    LegalityRule(
+        "key/value heads divide or copy",
+        "Key/value heads are split, or each is held by a whole number of ranks.",
+        "zoo_core.layout: replication",
+        _kv_heads,
+    ),
+    LegalityRule("parameters split", "Every row of the parameter table splits.", "zoo_core.layout.pieces", _splits),
+    LegalityRule(
+        "a block for every chunk",
+        "Every stage, and every virtual stage of it, has at least one decoder block.",
+        f"{_FLEET}: pp_layers.py SegmentLayers",
+        _blocks,
+    ),
+    LegalityRule("cuts fit", "Pipeline cuts rise and give every chunk a block.", "zoo_core.plan.cut", _cuts),
+    LegalityRule(
+        "interleaving needs depth",
+        "virtual_pp_degree above 1 needs pp above 2 and gradient accumulation of at least 2 x pp.",
+        f"{_FLEET}: PipelineParallelWithInterleave._check_sanity",
+        _interleaved,
+    ),
+    LegalityRule(
+        "stages 2 and 3 without pipeline",
+        "Sharding stages 2 and 3 do not combine with pp under the manual engine; stage1 does.",
+        f"{_FLEET}: PipelineParallel asserts a PipelineLayer; PaddleFleetX's table of combinations",
+        _stage23_pipeline,
+    ),
+    LegalityRule(
+        "stage 3 with tensor parallelism",
+        "Stage 3 combines with tensor parallelism once the clip reduces over both axes.",
+        "paddle-on-cpu measurement: GroupShardedClipGrad reduces over the sharding group only",
+        _stage3_tensor,
+    ),
+    LegalityRule(
+        "sequence divides",
+        "Under sequence parallelism each rank of the tensor axis has an equal part of the sequence.",
+        "reduce-scatter of equal shards",
+        _sequence,
+    ),
+    LegalityRule(
+        "experts divide",
+        "Experts are spread evenly over an axis inside data x sharding.",
+        "the design: expert parallelism lives inside the sharding x data axis",
+        _experts,
+    ),
+    LegalityRule(
+        "prefix tuning without pipeline",
+        "Prefix tuning does not combine with pp.",
+        "PaddleNLP's prefix tuning",
+        _prefix_tuning,
+    ),
+    LegalityRule(
+        "generation-evaluation without pipeline",
+        "Evaluation by generating does not combine with pp.",
+        "PaddleNLP's eval_with_do_generation",
+        _generation,
+    ),
+    LegalityRule(
+        "the family supports it", "The plugin does not refuse the task or strategy.", "the plugin", _refused_cell
+    ),
+    LegalityRule("the family combines them", "The plugin does not exclude the pair.", "the plugin", _exclusion),
+)
+
+
+def verdicts(case: Case) -> tuple[Verdict, ...]:
+    """Apply every rule; degrees below 1 are judged by the first alone, as the others would divide by them."""
+    first = Verdict(RULES[0], _positive(case))
+    if not first.legal:
+        return (first,)
+    return (first, *(Verdict(rule, rule.broken(case)) for rule in RULES[1:]))
