@@ -156,6 +156,9 @@ _TINY: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": None,
     "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
 }
 _SMALL: dict[str, Any] = {
     **_TINY,
@@ -174,7 +177,5 @@ CAPABILITIES = Capabilities(
     model_types=("llama",),
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
-    cells={
-        "pretrain": Support("declared", "the training tests have not run"),
-    },
+    cells={"pretrain": Support("declared", "the training tests have not run")},
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule, Vocab
+from zoo_core.layout import Part, Rule, Vocab
+from zoo_core.tables import column_rows, norm_row, row_rows
 from zoo_llama.config import LlamaConfig
 
 __all__ = ["rules"]
@@ -26,45 +25,16 @@ def rules(config: LlamaConfig) -> tuple[Rule, ...]:
     fused_gate_up = block + "mlp.gate_up_fused_proj" if config.fuse_attention_ffn else ""
     return (
         Vocab(embedding, (vocab, hidden), _hf(embedding)),
-        _norm(block + "input_layernorm", hidden),
-        *_columns(qkv, hidden, config.attention_bias, fused_qkv),
-        *_rows(block + "self_attn.o_proj", (heads * head, hidden), heads, config.attention_bias),
-        _norm(block + "post_attention_layernorm", hidden),
-        *_columns(gate_up, hidden, config.mlp_bias, fused_gate_up),
-        *_rows(block + "mlp.down_proj", (ffn, hidden), ffn, config.mlp_bias),
-        _norm("llama.norm", hidden),
+        norm_row(block + "input_layernorm", hidden, _hf),
+        *column_rows(qkv, hidden, _hf, bias=config.attention_bias, fused=fused_qkv),
+        *row_rows(block + "self_attn.o_proj", (heads * head, hidden), heads, _hf, bias=config.attention_bias),
+        norm_row(block + "post_attention_layernorm", hidden, _hf),
+        *column_rows(gate_up, hidden, _hf, bias=config.mlp_bias, fused=fused_gate_up),
+        *row_rows(block + "mlp.down_proj", (ffn, hidden), ffn, _hf, bias=config.mlp_bias),
+        norm_row("llama.norm", hidden, _hf),
         Vocab("lm_head.weight", (vocab, hidden), "" if tied else "lm_head.weight", tied_to=embedding if tied else ""),
     )
 
 
 def _hf(name: str) -> str:
     return name.replace("llama.", "model.", 1)
-
-
-def _norm(name: str, width: int) -> Rule:
-    name += ".weight"
-    return Replicate(name, (width,), _hf(name), sequence_parallel_grad=True)
-
-
-def _columns(parts: tuple[Part, ...], width_in: int, has_bias: bool, fused: str) -> tuple[Rule, ...]:
-    """The projections of one input: a row each, or, given a `fused` name, one row that names them as its parts."""
-    found: list[Rule] = []
-    for kind, shape in (("weight", (width_in,)), ("bias", ())) if has_bias else (("weight", (width_in,)),):
-        named = [replace(part, name=f"{part.name}.{kind}", hf=_hf(f"{part.name}.{kind}")) for part in parts]
-        if fused:
-            width = sum(part.width for part in parts)
-            found.append(FusedColumn(f"{fused}.{kind}", (*shape, width), parts=tuple(named)))
-        else:
-            found += [
-                Column(part.name, (*shape, part.width), part.hf, units=part.units, on_indivisible=part.on_indivisible)
-                for part in named
-            ]
-    return tuple(found)
-
-
-def _rows(name: str, shape: tuple[int, int], units: int, has_bias: bool) -> tuple[Rule, ...]:
-    weight, bias = f"{name}.weight", f"{name}.bias"
-    found: list[Rule] = [Row(weight, shape, _hf(weight), units=units)]
-    if has_bias:
-        found.append(Replicate(bias, shape[1:], _hf(bias), sequence_parallel_grad=True))
-    return tuple(found)

@@ -1,0 +1,57 @@
+"""Qwen v1, Qwen2, Qwen2.5 and dense Qwen3 for zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.capabilities import Capabilities
+from zoo_core.config import ModelConfig
+from zoo_core.hookspecs import hookimpl
+from zoo_core.layout import Rule
+from zoo_core.pipeline import PipeLayer
+from zoo_qwen.config import CAPABILITIES, QwenConfig
+
+if TYPE_CHECKING:
+    from zoo_core.tokenizers import Tokenizer
+
+__all__ = ["QwenConfig", "build_model", "capabilities", "pipe_layers", "tokenizer", "tp_mappings"]
+
+
+@hookimpl
+def capabilities() -> Capabilities:
+    return CAPABILITIES
+
+
+@hookimpl
+def build_model(config: ModelConfig) -> Any:
+    from zoo_qwen.modeling import QwenForCausalLM
+
+    return QwenForCausalLM(_own(config))
+
+
+@hookimpl
+def tp_mappings(config: ModelConfig) -> tuple[Rule, ...]:
+    from zoo_qwen.layout import rules
+
+    return rules(_own(config))
+
+
+@hookimpl
+def pipe_layers(config: ModelConfig) -> tuple[PipeLayer, ...]:
+    from zoo_qwen.pipeline import layers
+
+    return layers(_own(config))
+
+
+@hookimpl
+def tokenizer(config: ModelConfig, path: Path | None) -> Tokenizer:
+    from zoo_qwen.tokenizer import load
+
+    return load(path)
+
+
+def _own(config: ModelConfig) -> QwenConfig:
+    if not isinstance(config, QwenConfig):
+        raise TypeError(f"a QwenConfig is needed, not {type(config).__name__}")
+    return config

@@ -1,0 +1,44 @@
+"""Qwen's tokenizer: `qwen.tiktoken` for v1, a Hugging Face `tokenizer.json` for Qwen2 and Qwen3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo_core.errors import TokenizerError
+from zoo_core.tokenizers import TiktokenTokenizer, Tokenizer, load_tokenizer
+
+__all__ = ["load"]
+
+_V1_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_V1_RANKS = 151_643
+_V1_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{i}|>" for i in range(205)))
+"""The 208 tokens after the ranks; the rank file does not hold them."""
+
+
+def load(path: Path | None) -> Tokenizer:
+    """Load the tokenizer of a folder (or of one file in it): `tokenizer.json` first, then `qwen.tiktoken`.
+
+    Raises:
+        TokenizerError: nothing there is one of these, or it is corrupt; names the file and the folder.
+    """
+    if path is None:
+        raise TokenizerError(
+            "no tokenizer for Qwen",
+            "it is a file of the published model, and no folder was given",
+            "give the folder of qwen.tiktoken (v1) or tokenizer.json with --tokenizer_name_or_path",
+        )
+    path = Path(path)
+    ranks = path / "qwen.tiktoken" if path.is_dir() else path
+    has_other = path.is_dir() and any((path / name).is_file() for name in ("tokenizer.json", "tiktoken_config.json"))
+    if has_other or ranks.suffix != ".tiktoken" or not ranks.is_file():
+        return load_tokenizer(path)
+    return TiktokenTokenizer(
+        ranks,
+        _V1_PATTERN,
+        {text: _V1_RANKS + i for i, text in enumerate(_V1_SPECIAL)},
+        eos="<|endoftext|>",
+        pad="<|endoftext|>",
+    )
