@@ -1,0 +1,39 @@
+"""Batch arithmetic between the arguments and the number of replicas that the plan found."""
+
+from __future__ import annotations
+
+from zoo_core.arguments._container import Arguments
+from zoo_core.errors import ConfigError
+
+__all__ = ["accumulation_steps"]
+
+
+def accumulation_steps(arguments: Arguments, replicas: int) -> int:
+    """Return the micro batches for each optimizer step.
+
+    Args:
+        arguments: the arguments of the run.
+        replicas: data-parallel times sharding degree.
+
+    Raises:
+        ConfigError: `global_batch_size` is given and is not micro batch x accumulation x replicas.
+    """
+    training = arguments.training
+    micro, steps, total = (
+        training.per_device_train_batch_size,
+        training.gradient_accumulation_steps,
+        training.global_batch_size,
+    )
+    if total is None:
+        return steps
+    fixed = "gradient_accumulation_steps" in arguments.given or "local_batch_size" in arguments.given
+    if not fixed and total % (micro * replicas) == 0:
+        return total // (micro * replicas)
+    if micro * steps * replicas == total:
+        return steps
+    raise ConfigError(
+        f"global_batch_size = {total} does not fit",
+        f"micro batch {micro} x accumulation {steps if fixed else 'any'} x {replicas} replicas"
+        + (f" is {micro * steps * replicas}" if fixed else " has no whole accumulation"),
+        "change global_batch_size, per_device_train_batch_size or gradient_accumulation_steps",
+    )
