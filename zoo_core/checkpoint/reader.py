@@ -1,0 +1,336 @@
+"""Read a rank's part of any parameter out of a Hugging Face folder or a zoo checkpoint, and nothing else of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from zoo_core.checkpoint.disk import read_exactly, read_json
+from zoo_core.checkpoint.dtypes import Array, convert, item_size, storage
+from zoo_core.checkpoint.names import GROUPS, MANIFEST, STATE, stored_as
+from zoo_core.checkpoint.places import Place, cuts, runs, stored_shape, whole_place
+from zoo_core.checkpoint.shards import Located, read_header
+from zoo_core.errors import CheckpointError, nearest
+from zoo_core.layout import Column, FusedColumn, Part, Rule, Vocab, local_shape
+
+__all__ = ["Reader"]
+
+_log = logging.getLogger("zoo")
+
+# Tables that old Hugging Face files carry along: rotary frequencies, causal masks. Computed, never loaded.
+_DERIVED = re.compile(r"(rotary(_pos)?_emb\.inv_freq|\.attn\.bias|\.attn\.masked_bias|\.attention\.bias)$")
+
+
+class Reader:
+    """The tensors of one folder, read slice by slice. Close it, or use it as a context manager.
+
+    A fused parameter is found in separate tensors and the reverse, a tied head in its embedding, a Linear weight in
+    its transpose; Hugging Face names with or without their first component (`model.`, `transformer.`) are accepted.
+
+    Args:
+        folder: a Hugging Face folder (one or many `.safetensors`) or a zoo `checkpoint-N` folder.
+        table: every parameter of the model to be loaded, `zoo_core.layout.expand` of its rows.
+        source_table: the table of the model that wrote the folder, where it fuses what `table` holds separate.
+
+    Raises:
+        CheckpointError: no weights in the folder, or a file of it is truncated, foreign or missing; names the file.
+    """
+
+    def __init__(
+        self, folder: str | Path, table: Mapping[str, Rule], source_table: Mapping[str, Rule] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.is_zoo = (self.folder / MANIFEST).is_file()
+        self._table = table
+        self._groups: dict[str, dict[str, Located]] = {}
+        self._handles: dict[str, int] = {}
+        self._found: dict[tuple[str, str], tuple[Place, ...]] = {}
+        self._group("model")
+        self._short: dict[str, str] = {}
+        if not self.is_zoo:
+            self._short = {key.split(".", 1)[1]: key for key in self._groups["model"] if key.count(".") > 1}
+        self._fused: dict[str, tuple[Rule, int]] = {}
+        for row in (source_table or {}).values():
+            start = 0
+            for part in row.segments() if isinstance(row, FusedColumn) else ():
+                self._fused[part.name] = (row, start)
+                start += part.width
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The parsed `config.json`.
+
+        Raises:
+            CheckpointError: it is missing or not JSON.
+        """
+        return read_json(self.folder / "config.json")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The parsed `trainer_state.json` of a zoo checkpoint; empty for a Hugging Face folder."""
+        return read_json(self.folder / STATE) if self.is_zoo else {}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the weight tensors in the files."""
+        return tuple(self._groups["model"])
+
+    def has(self, name: str, role: str = "weight") -> bool:
+        """Whether the folder holds parameter `name` in this role."""
+        group, _ = stored_as(role, name)
+        return bool(self._group(group)) and bool(self._search(self._row(name), role))
+
+    def dtype_of(self, name: str, role: str = "weight") -> str:
+        """Element type of the stored tensor of parameter `name`.
+
+        Raises:
+            CheckpointError: it is missing or has another shape.
+        """
+        group, _ = stored_as(role, name)
+        return self._group(group)[self._places(name, role)[0].key].dtype
+
+    def check(self, names: Iterable[str] | None = None, role: str = "weight") -> tuple[str, ...]:
+        """Look for every parameter before any is read, and say once which tensors of the files nothing uses.
+
+        Args:
+            names: the parameters wanted; by default all of the table.
+
+        Returns:
+            Names of weight tensors that no row of the table uses; rotary tables and causal masks do not count.
+
+        Raises:
+            CheckpointError: tensors are missing or have another shape; names the tensors and the shapes.
+        """
+        wanted = list(self._table) if names is None else list(names)
+        failed = []
+        for name in wanted:
+            try:
+                self._places(name, role)
+            except CheckpointError as error:
+                failed.append(error)
+        if failed:
+            more = f"; {len(failed) - 1} more tensors are missing or wrong" if len(failed) > 1 else ""
+            raise CheckpointError(failed[0].what, failed[0].why + more, failed[0].todo)
+        if names is not None or role != "weight":
+            return ()
+        used = {place.key for name in wanted for place in self._places(name, role)}
+        for row in self._table.values():
+            used.update(filter(None, [self._find("model", self._key(row.name, row.hf or row.name))]))
+        left = tuple(key for key in self.keys if key not in used and not _DERIVED.search(key))
+        derived = [key for key in self.keys if key not in used and _DERIVED.search(key)]
+        if derived:
+            _log.info("%s: %d computed tables ignored (%s ...)", self.folder, len(derived), derived[0])
+        if left:
+            shown = ", ".join(left[:5]) + (" ..." if len(left) > 5 else "")
+            _log.warning("%s: %d tensors are not part of this model and were left: %s", self.folder, len(left), shown)
+        return left
+
+    def read_local(
+        self,
+        name: str,
+        degree: int = 1,
+        rank: int = 0,
+        flat: tuple[int, int] | None = None,
+        dtype: str | None = None,
+        role: str = "weight",
+    ) -> Array:
+        """Read what a rank holds of a parameter; only its bytes of the files, unless `flat` meets a transpose.
+
+        Args:
+            name: single-card name.
+            degree: size of the tensor axis, `rank` the place on it.
+            flat: elements [start, stop) of the flattened local parameter; beyond its end they are zero.
+            dtype: element type wanted; by default as stored.
+            role: `weight`, `master`, `moment1`, `moment2` or another role it was saved under.
+
+        Returns:
+            The local parameter [local shape], or [stop - start] for `flat`; zero where the table pads. bfloat16 as
+            uint16 bits, float8 as uint8 bits.
+
+        Raises:
+            CheckpointError: the tensor is missing, has another shape, or cannot be converted.
+            LayoutError: the parameter does not split over `degree` ranks.
+        """
+        rule, places = self._row(name), self._places(name, role)
+        tensors = self._group(stored_as(role, name)[0])
+        kind = dtype or tensors[places[0].key].dtype
+        if flat is not None and any(place.transposed for place in places):
+            return _flat_part(self.read_local(name, degree, rank, None, dtype, role), flat)
+        shape = local_shape(rule, degree) if flat is None else (max(0, flat[1] - flat[0]),)
+        out = np.zeros(shape, storage(kind))
+        for place in places:
+            tensor = tensors[place.key]
+            table = runs(rule, degree, rank, place, flat)
+            if tensor.dtype == kind and not place.transposed:
+                self._fill(tensor, table, out)
+                continue
+            raw = np.zeros(shape[::-1] if place.transposed else shape, storage(tensor.dtype))
+            self._fill(tensor, table, raw)
+            if flat is not None:
+                for _, start, length in table:
+                    convert(raw[start : start + length], tensor.dtype, out[start : start + length], kind)
+                continue
+            for cut in cuts(rule, place, degree, rank):
+                at = (slice(None),) * (rule.dim or 0) + (slice(cut.local, cut.local + cut.length),) if shape else (...,)
+                convert((raw.T if place.transposed else raw)[at], tensor.dtype, out[at], kind)
+        return out
+
+    def _fill(self, tensor: Located, table: Array, target: Array) -> None:
+        if target.size == 0:
+            return
+        handle, size = self._open(tensor.file), item_size(tensor.dtype)
+        view = target.reshape(-1).view(np.uint8).data
+        for stored, local, length in (table * size).tolist():
+            read_exactly(handle, self.folder / tensor.file, view[local : local + length], tensor.offset + stored)
+
+    def _open(self, file: str) -> int:
+        if file not in self._handles:
+            self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
+        return self._handles[file]
+
+    def _row(self, name: str) -> Rule:
+        if name not in self._table:
+            near = nearest(name, self._table)
+            raise CheckpointError(f"the table has no parameter {name}", "", f"did you mean {near}?" if near else "")
+        return self._table[name]
+
+    def _group(self, group: str) -> dict[str, Located]:
+        """The tensors of a group of files; empty where the folder has none, an error for the weights."""
+        if group in self._groups:
+            return self._groups[group]
+        index = self.folder / f"{group}.safetensors.index.json"
+        weight_map: dict[str, str] = {}
+        if index.is_file():
+            listed = read_json(index).get("weight_map")
+            if not isinstance(listed, dict):
+                raise CheckpointError(f"{index} has no weight_map", "", "copy or download the file again")
+            weight_map = listed
+            files = sorted(set(weight_map.values()))
+        else:
+            files = [f"{group}.safetensors"] if (self.folder / f"{group}.safetensors").is_file() else []
+            if not files and group == "model" and not self.is_zoo:
+                files = sorted(path.name for path in self.folder.glob("*.safetensors"))
+        if not files and group == "model":
+            raise CheckpointError(
+                f"no weights in {self.folder}",
+                "it has neither model.safetensors nor model.safetensors.index.json"
+                + (", only pickled .bin files" if any(self.folder.glob("*.bin")) else ""),
+                "give a Hugging Face folder with .safetensors files or a zoo checkpoint-N folder",
+            )
+        tensors: dict[str, Located] = {}
+        for file in files:
+            held = read_header(self.folder / file)[0]
+            expected = [key for key, where in weight_map.items() if where == file] if weight_map else list(held)
+            for key in expected:
+                if key not in held:
+                    raise CheckpointError(
+                        f"tensor {key} is not in {self.folder / file}",
+                        f"{index.name} says it is",
+                        "the files are of different versions: copy or download the folder again",
+                    )
+                tensors[key] = held[key]
+        self._groups[group] = tensors
+        return tensors
+
+    def _key(self, single: str, hf: str) -> str:
+        return single if self.is_zoo else hf
+
+    def _find(self, group: str, key: str) -> str:
+        """The name under which the files hold `key`; empty when they do not."""
+        tensors = self._group(group)
+        if not key or key in tensors:
+            return key
+        if self.is_zoo:
+            return ""
+        bare = key.split(".", 1)[-1]
+        if "." in bare and bare in tensors:
+            return bare
+        return self._short.get(key, "")
+
+    def _search(self, rule: Rule, role: str) -> tuple[Place, ...]:
+        """The places that together hold `rule`; empty when one is missing."""
+        group, _ = stored_as(role, rule.name)
+
+        def find(single: str, hf: str) -> str:
+            return self._find(group, stored_as(role, self._key(single, hf))[1]) if self._key(single, hf) else ""
+
+        transposed = not self.is_zoo and rule.hf_transposed
+        if isinstance(rule, Vocab) and rule.tied_to in self._table:
+            tied = self._search(self._table[rule.tied_to], role)
+            if tied:
+                return tied
+        if key := find(rule.single, rule.hf):
+            return (whole_place(rule, key, transposed),)
+        places, start = [], 0
+        for part in rule.segments() if isinstance(rule, Column | FusedColumn) else ():
+            place = self._part_place(rule, part, start, find(part.name, part.hf), transposed)
+            if place is None and part.name in self._fused:
+                row, offset = self._fused[part.name]
+                if key := find(row.single, row.hf):
+                    turned = not self.is_zoo and row.hf_transposed
+                    place = Place(key, row.shape, start, start + part.width, offset, turned)
+            if place is None:
+                return ()
+            places.append(place)
+            start += part.width
+        return tuple(places)
+
+    @staticmethod
+    def _part_place(rule: Rule, part: Part, start: int, key: str, transposed: bool) -> Place | None:
+        if not key or part.name == rule.name:
+            return None
+        return Place(key, (*rule.shape[:-1], part.width), start, start + part.width, 0, transposed)
+
+    def _places(self, name: str, role: str) -> tuple[Place, ...]:
+        if (name, role) in self._found:
+            return self._found[name, role]
+        rule, (group, _) = self._row(name), stored_as(role, name)
+        places = self._search(rule, role)
+        tensors = self._group(group)
+        if not places:
+            key = self._key(rule.single, rule.hf or " + ".join(part.hf for part in rule.segments()))
+            near = nearest(key, tensors)
+            raise CheckpointError(
+                f"tensor {stored_as(role, key)[1]} is missing in {self.folder}",
+                f"parameter {name} {list(rule.shape)} is read from it"
+                + ("" if tensors else f"; the folder has no {GROUPS.get(group, group)}"),
+                f"the nearest name there is {near}" if near else "",
+            )
+        for place in places:
+            found, expected = tensors[place.key].shape, stored_shape(place)
+            if found != expected:
+                raise CheckpointError(
+                    f"tensor {place.key} in {self.folder / tensors[place.key].file} has shape {list(found)}",
+                    f"the configuration makes it {list(expected)} (parameter {name})",
+                    "use the config.json that belongs to these weights",
+                )
+        self._found[name, role] = places
+        return places
+
+
+def _flat_part(local: Array, flat: tuple[int, int]) -> Array:
+    out = np.zeros(max(0, flat[1] - flat[0]), local.dtype)
+    part = local.reshape(-1)[flat[0] : min(flat[1], math.prod(local.shape))]
+    out[: len(part)] = part
+    return out
