@@ -92,6 +92,7 @@ def _text(content: bytes, is_json: bool, key: str) -> str:
         raise ValueError(f"no key {key!r}; it has {sorted(record) if isinstance(record, dict) else 'no keys at all'}")
     if not isinstance(record[key], str):
         raise ValueError(f"{key!r} is {type(record[key]).__name__}, not text")
+    record[key].encode("utf-8")  # refuses the lone surrogates that JSON can spell and no tokenizer takes
     return str(record[key])
 
 
