@@ -156,7 +156,7 @@ def read_header(path: Path) -> tuple[dict[str, Located], dict[str, str]]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _foreign(path, f"its header is not what safetensors writes: {error}") from error
     end = 8 + length
-    for tensor in sorted(tensors.values(), key=lambda found: found.offset):
+    for tensor in sorted(tensors.values(), key=lambda found: (found.offset, math.prod(found.shape))):
         if tensor.offset != end:
             raise _foreign(path, f"tensor {tensor.key} begins at byte {tensor.offset}, the one before ends at {end}")
         end += math.prod(tensor.shape) * item_size(tensor.dtype)
