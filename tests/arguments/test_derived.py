@@ -52,7 +52,7 @@ def test_precision_later_wins_and_both_at_once_is_refused(tmp_path):
     training = load_arguments("pretrain", [path], ["--bf16"]).training
     assert training.bf16 and not training.fp16
     path.write_text('{"model": "m", "fp16": true, "bf16": true}')
-    with pytest.raises(ConfigError, match=r"(?s)fp16.*bf16.*contradict.*a\.json, line 1"):
+    with pytest.raises(ConfigError, match=r"(?s)fp16.*bf16.*contradict.*fp16 in file .*a\.json, line 1"):
         load_arguments("pretrain", [path])
 
 
@@ -97,6 +97,12 @@ def test_default_minimum_rate_never_exceeds_the_rate():
     assert run("--learning_rate", "1e-6", task="sft").training.min_learning_rate == 0.0
 
 
+def test_home_is_expanded_in_folders(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    training = run("-o", "output_dir=~/out", "--logging_dir=~/runs").training
+    assert (training.output_dir, training.logging_dir) == ("/home/me/out", "/home/me/runs")
+
+
 def test_task_defaults():
     assert run().model.continue_training is False
     assert run(task="sft").model.continue_training is True
@@ -119,6 +125,15 @@ def test_accumulation_that_does_not_fit(argv):
         accumulation_steps(run(*argv), 2)
 
 
+def test_a_later_global_batch_replaces_the_file_s_accumulation(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"model": "m", "gradient_accumulation_steps": 3, "micro_batch_size": 2, "local_batch_size": 6}')
+    assert accumulation_steps(load_arguments("pretrain", [path]), 4) == 3
+    arguments = load_arguments("pretrain", [path], ["--global_batch_size", "32"])
+    assert accumulation_steps(arguments, 4) == 4
+    assert "gradient_accumulation_steps" not in arguments.given and len(arguments.warnings) == 2
+
+
 def test_gpu_only_arguments_are_named_on_cpu():
     arguments = run("--bf16", "--fp16_opt_level", "O2", "--scale_loss", "32768")
     assert arguments.warnings == ()
@@ -126,6 +141,4 @@ def test_gpu_only_arguments_are_named_on_cpu():
     assert "bf16 (fp32 on CPU)" in line and "fp16_opt_level" in line
     assert "scale_loss" not in line, "it was set to what it is anyway"
     assert effect_line(arguments, "gpu") == ""
-    assert run("--bf16", "--device", "cpu").warnings == (
-        "arguments set without effect: on a GPU only: bf16 (fp32 on CPU)",
-    )
+    assert run("--bf16", "--device", "cpu").warnings == ("arguments that work on a GPU only: bf16 (fp32 on CPU)",)

@@ -32,7 +32,7 @@ FLEETX = {
     "split": "969,30,1", "max_seq_length": 1024, "dataloader_num_workers": 1, "weight_decay": 0.01,
     "adam_beta2": 0.999, "adam_epsilon": 1e-8, "lr_scheduler_type": "cosine", "decay_steps": 360000,
     "warmup_steps": 3600, "warmup_ratio": 0.0, "learning_rate": 5e-5, "min_learning_rate": 1e-5, "max_grad_norm": 1.0,
-    "sharding": "", "sharding_parallel_degree": 1, "vocab_size_divisible_unit": 128, "type_vocab_size": 16,
+    "sharding": "", "sharding_parallel_degree": -1, "vocab_size_divisible_unit": 128, "type_vocab_size": 16,
     "scale_qk_by_layer_num": True, "hidden_dropout_prob": 0.1,
 }  # fmt: skip
 
@@ -175,13 +175,18 @@ def test_flag_for_hidden_size_also_widens_the_mlp():
         (["Distributed.sharding.sharding_degree=2", "Distributed.sharding.sharding_stage=3"], ("stage3", 2)),
         (["Distributed.sharding.sharding_degree=2", "Distributed.sharding.sharding_stage=2",
           "Distributed.sharding.sharding_offload=True"], ("stage2 offload", 2)),
-        (["Distributed.sharding.sharding_stage=3"], ("", 1)),
+        (["Distributed.sharding.sharding_stage=3"], ("", -1)),
     ],
 )  # fmt: skip
 def test_fleetx_sharding(words, wanted):
     argv = [part for word in words for part in ("-o", word)]
     parallel = load("fleetx/pretrain_gpt_345M_single_card.yaml", *argv).parallel
     assert (parallel.sharding, parallel.sharding_parallel_degree) == wanted
+
+
+def test_sharding_flag_over_a_fleetx_file():
+    parallel = load("fleetx/pretrain_gpt_345M_single_card.yaml", "--sharding", "stage2").parallel
+    assert (parallel.sharding, parallel.sharding_parallel_degree) == ("stage2", -1)
 
 
 def test_override_of_a_paddlenlp_file():

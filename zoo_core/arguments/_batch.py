@@ -26,7 +26,7 @@ def accumulation_steps(arguments: Arguments, replicas: int) -> int:
     )
     if total is None:
         return steps
-    fixed = "gradient_accumulation_steps" in arguments.given or "local_batch_size" in arguments.given
+    fixed = "gradient_accumulation_steps" in arguments.given or training.local_batch_size is not None
     if not fixed and total % (micro * replicas) == 0:
         return total // (micro * replicas)
     if micro * steps * replicas == total:

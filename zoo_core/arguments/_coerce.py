@@ -123,13 +123,14 @@ def _convert(spec: Spec, value: Any) -> Any:
     return converted
 
 
-def coerce(spec: Spec, value: Any, where: str) -> Any:
+def coerce(spec: Spec, value: Any, where: str, typed: str) -> Any:
     """Return `value` as the argument's type.
 
     Args:
         spec: the argument.
         value: what a file or a flag said; never None.
-        where: the source, for the error ("file a.json, line 3", "--max_steps").
+        where: the source, for the error ("in file a.json, line 3", "by --max_steps").
+        typed: the name as the user wrote it.
 
     Raises:
         ConfigError: the value is of another type, out of range, or not one of the choices.
@@ -138,10 +139,10 @@ def coerce(spec: Spec, value: Any, where: str) -> Any:
         return _convert(spec, value)
     except (ValueError, OverflowError) as error:
         wanted = str(error) if spec.parse is not None and str(error) else expected(spec)
-        todo = f"in {where}: give {spec.name} {wanted}"
+        todo = f"give {typed} {wanted}"
         if spec.name == "device" and str(value)[:1].isdigit():
             todo = f"to choose devices say --devices {value}; --device names the kind (gpu, xpu, cpu)"
-        raise ConfigError(f"{spec.name} = {_show(value)} is not {wanted}", f"it was set in {where}", todo) from None
+        raise ConfigError(f"{typed} = {_show(value)} is not {wanted}", f"it is set {where}", todo) from None
 
 
 def _show(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,12 @@ class Draft:
         """Whether a source set the argument."""
         return name in self.where
 
+    def drop(self, name: str, winner: str) -> None:
+        """Let a later source's `winner` replace `name`, and say so."""
+        self.notes.append(f"{winner} (set {self.where[winner]}) replaces {name} (set {self.where[name]})")
+        for store in (self.values, self.where, self.rank):
+            store.pop(name)
+
     def later(self, name: str, other: str) -> bool:
         """Whether `name` was set by a later source than `other`, or `other` by none."""
         return self.given(name) and self.rank[name] > self.rank.get(other, -1)
@@ -47,10 +54,10 @@ def derive(draft: Draft) -> None:
 
 
 def _clash(draft: Draft, first: str, second: str, why: str, todo: str) -> ConfigError:
-    places = " and ".join(f"{name} in {draft.where[name]}" for name in (first, second) if draft.given(name))
+    places = " and ".join(f"{name} {draft.where[name]}" for name in (first, second) if draft.given(name))
     return ConfigError(
         f"{first} = {draft[first]!r} and {second} = {draft[second]!r} contradict each other",
-        f"{why}; set: {places}" if places else why,
+        f"{why}; {places}" if places else why,
         todo,
     )
 
@@ -77,6 +84,9 @@ def _precision(draft: Draft) -> None:
 
 def _accumulation(draft: Draft) -> None:
     """FleetX states the accumulation as local_batch_size / micro_batch_size."""
+    for name in ("local_batch_size", "gradient_accumulation_steps"):
+        if draft.given(name) and draft.later("global_batch_size", name):
+            draft.drop(name, "global_batch_size")
     local, micro = draft["local_batch_size"], draft["per_device_train_batch_size"]
     if local is not None and not draft.later("gradient_accumulation_steps", "local_batch_size"):
         if local % micro:
@@ -108,7 +118,7 @@ def _evaluation(draft: Draft) -> None:
     off = draft.given("do_eval") and not draft["do_eval"]
     if off:
         if draft["evaluation_strategy"] != "no":
-            draft.notes.append(f"do_eval is false ({draft.where['do_eval']}): evaluation_strategy is not followed")
+            draft.notes.append(f"do_eval is false (set {draft.where['do_eval']}): evaluation_strategy is not followed")
         draft.values["evaluation_strategy"] = "no"
     elif draft.later("eval_steps", "evaluation_strategy"):
         draft.values["evaluation_strategy"] = "steps"
@@ -138,13 +148,9 @@ def _best_model(draft: Draft) -> None:
 
 def _schedule(draft: Draft) -> None:
     if draft["warmup_steps"] > 0 and draft.later("warmup_ratio", "warmup_steps"):
-        draft.notes.append(f"warmup_ratio ({draft.where['warmup_ratio']}) replaces warmup_steps "
-                           f"({draft.where['warmup_steps']})")  # fmt: skip
-        draft.values["warmup_steps"] = 0
+        draft.drop("warmup_steps", "warmup_ratio")
     if draft["max_steps"] > 0 and draft.later("num_train_epochs", "max_steps"):
-        draft.notes.append(f"num_train_epochs ({draft.where['num_train_epochs']}) replaces max_steps "
-                           f"({draft.where['max_steps']})")  # fmt: skip
-        draft.values["max_steps"] = -1
+        draft.drop("max_steps", "num_train_epochs")
     highest, lowest = draft["learning_rate"], draft["min_learning_rate"]
     if lowest > highest:
         if draft.given("min_learning_rate"):
@@ -161,6 +167,13 @@ def _data(draft: Draft) -> None:
                      "evaluate without generation, or do not pack")  # fmt: skip
 
 
+def _home(draft: Draft) -> None:
+    """A file's `~` is not expanded by any shell."""
+    for name in ("output_dir", "logging_dir"):
+        if draft.given(name) and draft[name] is not None:
+            draft.values[name] = os.path.expanduser(draft[name])
+
+
 def _named(draft: Draft) -> None:
     if not draft["model_name_or_path"]:
         raise ConfigError("no model is named", "neither a file nor a flag sets model_name_or_path",
@@ -169,4 +182,5 @@ def _named(draft: Draft) -> None:
 
 _RULES: tuple[Callable[[Draft], None], ...] = (
     _named, _task_defaults, _width, _precision, _accumulation, _saving, _evaluation, _best_model, _schedule, _data,
+    _home,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from zoo_core.arguments._registry import OVERRIDES, SPECS
 
 __all__ = ["effect_line"]
 
-_HEADS = {"none": "no effect", "later": "not in this version", "gpu": "on a GPU only"}
+_HEADS = {"none": "with no effect", "later": "not in this version", "gpu": "that work on a GPU only"}
 
 
 def effect_line(arguments: Arguments, device: str) -> str:
@@ -32,4 +32,4 @@ def effect_line(arguments: Arguments, device: str) -> str:
             named[kind].append(f"{typed} ({why})" if why else typed)
     named["none"] += [f"{path} ({why})" for path, why in arguments.ignored.items()]
     parts = [f"{_HEADS[kind]}: {', '.join(names)}" for kind, names in named.items() if names]
-    return "arguments set without effect: " + "; ".join(parts) if parts else ""
+    return "arguments " + "; ".join(parts) if parts else ""

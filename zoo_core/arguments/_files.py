@@ -21,7 +21,7 @@ class Tree:
     """Nested keys of one file with its bases.
 
     `leaves` maps a path of keys ("Model", "hidden_size") to its value in file order; `where` maps the same path to
-    "file NAME, line N". An empty value is None.
+    "in file NAME, line N". An empty value is None.
     """
 
     leaves: dict[Key, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> Tree:
                           "give a .json, .yaml or .yml file")  # fmt: skip
     own = Tree()
     for key, value, line in pairs:
-        own.put(key, value, f"file {path}, line {line}" if line else f"file {path}")
+        own.put(key, value, f"in file {path}, line {line}" if line else f"in file {path}")
     return _with_base(path, own, (*children, path.resolve()))
 
 

@@ -75,7 +75,7 @@ def _override(text: str, tree: Tree) -> None:
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
         raise ConfigError(f"-o {text} is not key=value", "", "write -o Model.hidden_size=1024, without spaces")
-    tree.put(parts, literal(value), f"-o {key}")
+    tree.put(parts, literal(value), f"by -o {key}")
 
 
 def _flag(word: str, argv: Sequence[str], position: int, found: Words) -> int:
@@ -89,7 +89,7 @@ def _flag(word: str, argv: Sequence[str], position: int, found: Words) -> int:
             return position
     if spec is None:
         near = nearest(name, BY_ANY_NAME)
-        raise ConfigError(f"unknown argument {typed}", "it was set on the command line",
+        raise ConfigError(f"unknown argument {typed}", "it stands on the command line",
                           f"did you mean --{near}?" if near else "zoo run TASK --help lists the arguments")  # fmt: skip
     if equals:
         found.flags.append((spec, text, typed))

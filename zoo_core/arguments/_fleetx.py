@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoo_core.errors import ConfigError
 
@@ -82,8 +81,7 @@ RENAMED: dict[str, str] = {
 """FleetX key -> zoo's argument, where one key is one argument of the same meaning."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Unused:
+class Unused(NamedTuple):
     """A FleetX key that zoo needs no argument for; named in the warning unless its value is one of `fits`."""
 
     why: str
@@ -143,8 +141,7 @@ Values = Mapping[str, Any]
 """The set (not empty) keys of the tree, by dotted path."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Composite:
+class Composite(NamedTuple):
     """Keys that make arguments together.
 
     `make` gets all set keys and returns name -> value (None: the default) for those of `names` that they decide. A
@@ -246,9 +243,10 @@ def _sharding(values: Values) -> Mapping[str, Any]:
     prefix = "Distributed.sharding."
     made: dict[str, Any] = {}
     if prefix + "sharding_degree" in values:
-        made["sharding_parallel_degree"] = values[prefix + "sharding_degree"]
         if (_number(values, prefix + "sharding_degree") or 0) <= 1:
-            return {**made, "sharding": ""}
+            # The degree stays free, so that `--sharding stage2` over such a file shards over all replicas.
+            return {"sharding": "", "sharding_parallel_degree": None}
+        made["sharding_parallel_degree"] = values[prefix + "sharding_degree"]
     if prefix + "sharding_stage" not in values and "sharding" in values:
         return made
     stage = values.get(prefix + "sharding_stage", 2)

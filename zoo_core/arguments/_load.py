@@ -19,12 +19,12 @@ from zoo_core.errors import ConfigError, nearest
 __all__ = ["load_arguments"]
 
 
-def load_arguments(task: str, sources: Iterable[str | Path] = (), argv: Sequence[str] = ()) -> Arguments:
+def load_arguments(task: str, sources: str | Path | Iterable[str | Path] = (), argv: Sequence[str] = ()) -> Arguments:
     """Read all sources of arguments; the later wins: files in their order, then flags, then `-o`.
 
     Args:
         task: what runs ("pretrain", "sft", ...; see TASKS).
-        sources: JSON or YAML argument files.
+        sources: JSON or YAML argument files, or one.
         argv: the words after `zoo run TASK`; argument files among them are read after `sources`.
 
     Returns:
@@ -39,14 +39,15 @@ def load_arguments(task: str, sources: Iterable[str | Path] = (), argv: Sequence
         todo = f"did you mean {near}?" if near else ""
         raise ConfigError(f"unknown task {task!r}", f"tasks: {', '.join(TASKS)}", todo)
     words = read_words(argv)
+    files = [sources] if isinstance(sources, (str, Path)) else sources
     collected = _Collected(Draft(task))
     tree, rank = Tree(), 0
-    for rank, path in enumerate([*(Path(source) for source in sources), *words.files], start=1):
+    for rank, path in enumerate([*map(Path, files), *words.files], start=1):
         own = read_tree(path)
         tree.update(own)
         collected.add(settings(tree, set(own.leaves)), rank, f"file {path}")
     for spec, text, typed in words.flags:
-        setting = Setting(spec.name, spec, text, typed, spec.name)
+        setting = Setting(spec.name, spec, text, f"by {typed}", spec.name)
         collected.add([setting], rank + 1, typed, explicit=True)
     if words.overrides.leaves:
         tree.update(words.overrides)
@@ -76,7 +77,7 @@ class _Collected:
                 continue
             value = setting.value
             if value is not None and setting.spec is not None:
-                value = coerce(setting.spec, value, setting.where)
+                value = coerce(setting.spec, value, setting.where, setting.typed)
             elif isinstance(value, list):
                 value = tuple(value)
             self._refuse_second(name, value, rank, setting.where)
@@ -94,9 +95,9 @@ class _Collected:
         """Two names of one argument with two values in one file are a mistake, not an order."""
         draft = self.draft
         earlier = draft.where.get(name, "")
-        same_file = where.startswith("file ") and earlier.split(", line ")[0] == where.split(", line ")[0]
+        same_file = where.startswith("in file ") and earlier.split(", line ")[0] == where.split(", line ")[0]
         if same_file and draft.rank[name] == rank and value is not None and draft.values[name] != value:
-            raise ConfigError(f"{name} is set twice", f"{draft.values[name]!r} in {earlier}, {value!r} in {where}",
+            raise ConfigError(f"{name} is set twice", f"{draft.values[name]!r} {earlier}, {value!r} {where}",
                               "keep one of them")  # fmt: skip
 
     def finish(self) -> Arguments:
@@ -109,7 +110,7 @@ class _Collected:
         made = Arguments(
             task=draft.task,
             overrides=groups.pop(OVERRIDES),
-            given=self.given,
+            given={name: source for name, source in self.given.items() if draft.given(name)},
             ignored=self.ignored,
             spelt=self.spelt,
             **{group: GROUPS[group](**values) for group, values in groups.items()},

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field
-from typing import Any
+from dataclasses import Field, field
+from typing import Any, NamedTuple
 
 __all__ = ["WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """What setting an argument does in this version.
 
     `kind` is "works", "none" (known, changes nothing, `why` says why), "gpu" (changes something on a GPU only) or
@@ -43,8 +42,7 @@ def not_yet(task: str) -> Effect:
     return Effect("later", task)
 
 
-@dataclass(frozen=True, eq=False)
-class Spec:
+class Spec(NamedTuple):
     """One argument: where it lives, what it accepts, what it means.
 
     `kind` is the annotation's text: "int", "float", "bool", "str", each also with " | None", or

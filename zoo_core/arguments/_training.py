@@ -69,7 +69,7 @@ class OptimizerArguments(Group):
     min_learning_rate: float = argument(1e-5, "Learning rate after the decay.", aliases=("min_lr",), minimum=0)
     lr_scheduler_type: str = argument(
         "linear", "How the rate falls after the warm-up.",
-        choices=("linear", "cosine", "constant", "constant_with_warmup", "polynomial"),
+        choices=("linear", "cosine", "constant", "constant_with_warmup"),
     )  # fmt: skip
     warmup_steps: int = argument(0, "Steps of linear warm-up; above 0 it replaces warmup_ratio.", unit="steps",
                                  minimum=0)  # fmt: skip
@@ -80,8 +80,12 @@ class OptimizerArguments(Group):
     )
     num_cycles: float = argument(0.5, "PaddleNLP: waves of a cosine schedule without a minimum.",
                                  effect=no_effect("cosine falls once, to min_learning_rate"))  # fmt: skip
-    lr_end: float = argument(1e-7, "PaddleNLP: last rate of the polynomial schedule.", minimum=0)
-    power: float = argument(1.0, "PaddleNLP: power of the polynomial schedule.", above=0)
+    lr_end: float = argument(
+        1e-7, "PaddleNLP: last rate of a polynomial schedule.", minimum=0, effect=no_effect("there is no such schedule")
+    )
+    power: float = argument(
+        1.0, "PaddleNLP: power of a polynomial schedule.", above=0, effect=no_effect("there is no such schedule")
+    )
     optim: str = argument("adamw", "The optimizer.", choices=("adamw",))
     weight_decay: float = argument(0.0, "Decoupled weight decay of all weights but biases and norms.", minimum=0)
     adam_beta1: float = argument(0.9, "Decay of AdamW's first moment.", aliases=("beta1",), minimum=0, below=1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoo_core.arguments._files import Key, Tree
 from zoo_core.arguments._fleetx import COMPOSITES, RENAMED, SECTIONS, UNUSED
@@ -17,8 +16,7 @@ __all__ = ["Setting", "settings"]
 _MADE = {key for composite in COMPOSITES for key in composite.keys}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Setting:
+class Setting(NamedTuple):
     """One key of a source, translated.
 
     `spec` is None for an architecture setting that only the model's plugin knows (`name` is its name) and, when
@@ -51,7 +49,7 @@ def settings(tree: Tree, touched: set[Key]) -> Iterator[Setting]:
         try:
             made = composite.make(values)
         except ConfigError as error:
-            raise ConfigError(error.what, f"{error.why}; it was set in {where[causes[-1]]}", error.todo) from None
+            raise ConfigError(error.what, f"{error.why}; it is set {where[causes[-1]]}", error.todo) from None
         for name, value in made.items():
             yield Setting(name, SPECS[name], value, where[causes[-1]], causes[-1])
     for key, value in tree.leaves.items():
@@ -93,7 +91,7 @@ def _other_data(path: str, value: Any, where: str, values: dict[str, Any]) -> It
     _, part, rest = path.split(".", 2)
     twin = f"Data.Train.{rest}"
     if twin not in RENAMED and twin not in UNUSED:
-        raise ConfigError(f"unknown key {path}", f"it was set in {where}", _suggest(path, [*RENAMED, *UNUSED]))
+        raise ConfigError(f"unknown key {path}", f"it is set {where}", _suggest(path, [*RENAMED, *UNUSED]))
     fits = twin in UNUSED and value in UNUSED[twin].fits
     if value is not None and not fits and twin in values and value != values[twin]:
         why = f"{part} data are a part of Data.Train's, by its split"
@@ -110,8 +108,8 @@ def _unknown(key: Key, path: str, where: str) -> ConfigError:
     else:
         near = nearest(key[0], SECTIONS)
         todo = f"did you mean the section {near}?" if near else "sections: " + ", ".join(SECTIONS)
-        return ConfigError(f"unknown key {path}", f"it was set in {where}", todo)
-    return ConfigError(f"unknown key {path}", f"it was set in {where}", _suggest(path, known))
+        return ConfigError(f"unknown key {path}", f"it is set {where}", todo)
+    return ConfigError(f"unknown key {path}", f"it is set {where}", _suggest(path, known))
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
