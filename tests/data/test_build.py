@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,9 +67,9 @@ def test_json_lines_and_special_tokens_as_text(tmp_path, source, tokenizer_folde
 def test_result_does_not_depend_on_workers(tmp_path, source):
     texts = tmp_path / "in"
     (texts / "deep").mkdir(parents=True)
-    for number, file in enumerate(corpus.files()):
+    for number, file in enumerate(corpus.files()[2:]):
         (texts / "deep" / file.name if number % 2 else texts / file.name).write_bytes(file.read_bytes())
-    lines = [json.dumps({"text": f"line {number} " + "word " * (number % 50)}) for number in range(5000)]
+    lines = [json.dumps({"text": f"line {number} " + "word " * (number % 50)}) for number in range(2000)]
     (texts / "z.jsonl").write_text("\n".join(lines))
     cases = [("plain", {}, (1, 3)), ("shuffled", {"shuffle_seed": 4}, (1, 2)), ("npy", {"file_format": "npy"}, (1,))]
     for name, settings, workers_tried in cases:
@@ -175,6 +176,25 @@ def test_full_disk(tmp_path, source, monkeypatch):
         build_corpus([tmp_path / "a.txt"], tmp_path / "new", source)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out.bin", "out.idx"]
     assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_model_name_goes_to_the_plugin(tmp_path, tokenizer_folder, monkeypatch):
+    asked = []
+
+    class Family:
+        def tokenizer(self, config, path):
+            asked.append((config, path))
+            return load_tokenizer(path)
+
+    class Plugins:
+        def find(self, model):
+            return SimpleNamespace(architecture=Family(), config=f"config of {model}", path=None)
+
+    monkeypatch.setattr("zoo_core.data.encode.registry", Plugins)
+    (tmp_path / "a.txt").write_text("some text")
+    build_corpus([tmp_path / "a.txt"], tmp_path / "out", TokenizerSource(tokenizer_folder, "fam/ily-7b"))
+    assert asked == [("config of fam/ily-7b", tokenizer_folder)]
+    assert texts_of(tmp_path / "out", tokenizer_folder) == ["some text<|endoftext|>"]
 
 
 def test_dtype_follows_the_vocabulary():

@@ -12,8 +12,9 @@ import pytest
 from zoo_core.data import IndexStore, build_pretrain_datasets, builds_index, open_corpus
 from zoo_core.data.blend import blend_counts, blend_order
 from zoo_core.data.index_cache import build_or_load, cache_folder, key_of
-from zoo_core.data.pretrain import PretrainDataset, split_bounds
+from zoo_core.data.pretrain import PretrainDataset
 from zoo_core.data.sample_index import build_sample_index
+from zoo_core.data.splits import split_bounds
 from zoo_core.errors import DataError
 
 
@@ -152,7 +153,7 @@ def test_index_is_cached_by_content_and_parameters(tmp_path, make_corpus, length
     assert len(list(cache.iterdir())) == 2
     shutil.copytree(tmp_path / "a", tmp_path / "b" / "moved")
     with monkeypatch.context() as patched:
-        patched.setattr("zoo_core.data.pretrain.build_sample_index", lambda *_: pytest.fail("was built again"))
+        patched.setattr("zoo_core.data.splits.build_sample_index", lambda *_: pytest.fail("was built again"))
         assert same(first.train, build(tmp_path / "a").train)
         assert same(first.train, build(tmp_path / "b" / "moved").train)
     assert not same(first.train, build(tmp_path / "a", seed=2).train)

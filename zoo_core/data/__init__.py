@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from zoo_core.data.corpora import Corpus
 from zoo_core.data.find import WeightedPrefix, find_corpora, open_corpus, parse_input_dir
-from zoo_core.data.pretrain import (
-    BlendedDataset,
-    IndexStore,
-    PretrainDataset,
-    PretrainSplits,
-    SampleSource,
-    build_pretrain_datasets,
-    builds_index,
-)
+from zoo_core.data.prefetch import prefetched
+from zoo_core.data.pretrain import BlendedDataset, PretrainDataset, SampleSource
 from zoo_core.data.sampler import (
     IGNORED_LABEL,
     BatchPlan,
@@ -22,6 +15,7 @@ from zoo_core.data.sampler import (
     eval_batches,
     train_batches,
 )
+from zoo_core.data.splits import IndexStore, PretrainSplits, build_pretrain_datasets, builds_index
 
 __all__ = [
     "IGNORED_LABEL",
@@ -42,5 +36,6 @@ __all__ = [
     "find_corpora",
     "open_corpus",
     "parse_input_dir",
+    "prefetched",
     "train_batches",
 ]

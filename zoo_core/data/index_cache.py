@@ -48,7 +48,7 @@ def _load(folder: Path) -> Arrays | None:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         arrays = {}
         for name, (dtype, shape) in description["arrays"].items():
-            array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            array = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
             if array.dtype.str != dtype or list(array.shape) != shape:
                 return None
             arrays[name] = array

@@ -86,7 +86,7 @@ def open_indexed(prefix: Path) -> Corpus:
     header = _header(idx)
     sequences, marks_count = _counts(idx, header)
     dtype = _dtype(idx, header)
-    content = np.memmap(idx, dtype=np.uint8, mode="r")
+    content = np.asarray(np.memmap(idx, dtype=np.uint8, mode="r"))
     lengths_end = HEADER_BYTES + 4 * sequences
     offsets_end = lengths_end + 8 * sequences
     lengths = np.array(content[HEADER_BYTES:lengths_end].view("<i4"))  # aligned, and used by every index
@@ -102,7 +102,8 @@ def open_indexed(prefix: Path) -> Corpus:
             f"it ends at byte {size}, the .idx wants {tokens} tokens of {dtype}, so {tokens * dtype.itemsize} bytes",
             "copy both files again, or build them anew with `zoo data build`",
         )
-    flat = np.memmap(binary, dtype=dtype, mode="r") if tokens else np.empty(0, dtype=dtype)
+    # as a plain array: slicing np.memmap itself costs ten times as much
+    flat = np.asarray(np.memmap(binary, dtype=dtype, mode="r")) if tokens else np.empty(0, dtype=dtype)
     return Corpus(Path(prefix), flat, lengths, marks, (binary, idx))
 
 
