@@ -41,4 +41,5 @@ def load(path: Path | None) -> Tokenizer:
         {text: _V1_RANKS + i for i, text in enumerate(_V1_SPECIAL)},
         eos="<|endoftext|>",
         pad="<|endoftext|>",
+        normalization="NFC",
     )
