@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 
-from zoo_ops.kernels import kernels, say_once
+from zoo_ops.cpu.attention import attention_cpu
+from zoo_ops.kernels import cpu_path, kernels, say_once
 from zoo_ops.masks import check_lengths, segment_ends, visible
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ def _core(
         if not objection:
             return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale)
         say_once("use_flash_attention", objection)
+    if cpu_path(q_BSND, k_BKMD, v_BKMD) and (bias is None or (bias.stop_gradient and cpu_path(bias))):
+        return attention_cpu(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
+    if q_BSND.place.is_gpu_place() and (bias is None or bias.stop_gradient):
+        return attention_sdpa(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
     return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 
+from zoo_ops.cpu.elementwise import gated_cpu
+from zoo_ops.kernels import cpu_path
+
 if TYPE_CHECKING:
     from paddle import Tensor
     from paddle.nn import Layer
@@ -46,6 +49,8 @@ def gated_reference(gate: Tensor, up: Tensor, activation: str = "silu") -> Tenso
 
 def gated(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
     """Return `activation(gate) * up`."""
+    if activation in ("silu", "swish"):
+        return gated_cpu(gate, up) if cpu_path(gate, up) else F.swiglu(gate, up)
     return gated_reference(gate, up, activation)
 
 

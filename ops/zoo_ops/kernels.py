@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["Kernels", "kernels", "say_once", "set_kernels"]
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+__all__ = ["Kernels", "cpu_path", "kernels", "say_once", "set_kernels"]
 
 _log = logging.getLogger("zoo")
 
@@ -19,12 +23,14 @@ class Kernels:
         fused_rms_norm: one kernel for RMSNorm (`use_fused_rms_norm`).
         fused_rope: one kernel for the rotary embedding of queries and keys (`use_fused_rope`).
         recompute_core_attention: forget the attention scores and compute them again in the backward pass.
+        fast_cpu: on CPU, the hand-written passes of `zoo_ops.cpu`; False for tracing (`to_static`, export).
     """
 
     flash_attention: bool = False
     fused_rms_norm: bool = False
     fused_rope: bool = False
     recompute_core_attention: bool = False
+    fast_cpu: bool = True
 
 
 _chosen = Kernels()
@@ -48,3 +54,14 @@ def say_once(kernel: str, reason: str) -> None:
     if kernel not in _said:
         _said.add(kernel)
         _log.warning("%s was asked for but %s; the plain implementation is used", kernel, reason)
+
+
+def cpu_path(*tensors: Tensor) -> bool:
+    """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced."""
+    if not _chosen.fast_cpu:
+        return False
+    import paddle
+
+    return paddle.in_dynamic_mode() and all(
+        x.place.is_cpu_place() and x.dtype == paddle.float32 and not x.is_dist() for x in tensors
+    )

@@ -8,8 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.nn import LayerNorm
+
+from zoo_ops.cpu.elementwise import rms_norm_cpu
+from zoo_ops.kernels import cpu_path, kernels, say_once
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -26,6 +30,12 @@ def rms_norm_reference(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     """Return `weight * x / sqrt(mean(x ** 2) + eps)` over the last dim; the statistics are float32 or wider."""
+    if kernels().fused_rms_norm:
+        if x.place.is_gpu_place():
+            return F.rms_norm(x, weight_H.shape, weight_H, eps)
+        say_once("use_fused_rms_norm", "this device has no kernel for it")
+    if cpu_path(x, weight_H):
+        return rms_norm_cpu(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
 
 

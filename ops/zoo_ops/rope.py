@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
+from paddle.incubate.nn.functional import fused_rotary_position_embedding
 
+from zoo_ops.cpu.elementwise import rope_cpu
+from zoo_ops.kernels import cpu_path, kernels, say_once
 from zoo_ops.rope_scaling import RopeScaling
 
 if TYPE_CHECKING:
@@ -129,8 +132,8 @@ def rope_angles(
         position_BS = paddle.arange(past, seq_len, dtype="float32").unsqueeze(0)
     else:
         position_BS = position_ids_BS.astype("float32")
-    angle = position_BS.unsqueeze(-1) * paddle.to_tensor(np.concatenate([inverse, inverse]))
-    cos, sin = paddle.cos(angle), paddle.sin(angle)
+    angle = position_BS.unsqueeze(-1) * paddle.to_tensor(inverse)
+    cos, sin = (paddle.concat([half, half], axis=-1) for half in (paddle.cos(angle), paddle.sin(angle)))
     return (cos, sin) if magnitude == 1.0 else (cos * magnitude, sin * magnitude)
 
 
@@ -162,7 +165,26 @@ def apply_rope(
         rotary_dim: only the first this many of D are rotated; `None` means all.
         interleaved: pairs are (0, 1), (2, 3), ... instead of (0, D/2), (1, D/2 + 1), ...
     """
+    width = x_BSND.shape[-1] if rotary_dim is None else rotary_dim
+    if kernels().fused_rope:
+        if x_BSND.place.is_gpu_place() and width == x_BSND.shape[-1]:
+            return _fused(x_BSND, cos, sin, interleaved)
+        say_once("use_fused_rope", "there is no kernel for it here")
+    if cpu_path(x_BSND, cos, sin):
+        return rope_cpu(x_BSND, cos, sin, width, interleaved)
     return apply_rope_reference(x_BSND, cos, sin, rotary_dim=rotary_dim, interleaved=interleaved)
+
+
+def _fused(x_BSND: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Paddle's kernel; it wants tables of [1, S, 1, D], so each sample of a batch with its own positions is a call."""
+    if cos.shape[0] > 1:
+        rows = [_fused(x_BSND[b : b + 1], cos[b : b + 1], sin[b : b + 1], interleaved) for b in range(cos.shape[0])]
+        return paddle.concat(rows, axis=0)
+    if interleaved:
+        half = cos.shape[-1] // 2
+        cos, sin = (paddle.repeat_interleave(t[..., :half], 2, axis=-1) for t in (cos, sin))
+    cos, sin = cos.unsqueeze(2).astype(x_BSND.dtype), sin.unsqueeze(2).astype(x_BSND.dtype)
+    return fused_rotary_position_embedding(x_BSND, None, None, sin, cos, use_neox_rotary_style=interleaved)[0]
 
 
 def logn_scale(position_ids: Tensor | None, seq_length: int, past: int = 0, *, query_len: int | None = None) -> Tensor:

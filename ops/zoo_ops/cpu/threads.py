@@ -1,0 +1,115 @@
+"""A few threads for what paddle's CPU kernels do with one, and zero-copy views between paddle and numpy.
+
+Numpy and paddle both release the interpreter's lock while they compute, so parts of an operation run side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import paddle
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+__all__ = ["array", "each", "empty", "set_threads", "threads", "wanted"]
+
+T = TypeVar("T")
+_threads: int | None = None
+
+
+def threads() -> int:
+    """How many threads the CPU paths use: what `set_threads` said, else OMP_NUM_THREADS, else one."""
+    if _threads is not None:
+        return _threads
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return max(1, min(int(said), os.cpu_count() or 1)) if said.isdigit() else 1
+
+
+def set_threads(number: int | None) -> None:
+    """Set the number of threads of the CPU paths; `None` goes back to OMP_NUM_THREADS."""
+    global _threads
+    _threads = number
+    _pool.cache_clear()
+
+
+def _mkl_threads_here(number: int) -> int:
+    """Limit MKL in the calling thread, for a part that is itself one of several; returns the limit before."""
+    library = _mkl()
+    return int(library.MKL_Set_Num_Threads_Local(number)) if library is not None else 0
+
+
+@lru_cache(maxsize=1)
+def _mkl() -> ctypes.CDLL | None:
+    path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
+    try:
+        library = ctypes.CDLL(str(path))
+        library.MKL_Set_Num_Threads_Local  # noqa: B018  raises where the symbol is missing
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+@lru_cache(maxsize=1)
+def _pool(number: int) -> ThreadPoolExecutor:
+    def start() -> None:
+        _mkl_threads_here(1)
+
+    return ThreadPoolExecutor(number, thread_name_prefix="zoo-cpu", initializer=start)
+
+
+# A child of fork has none of its parent's threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def each(parts: int, do: Callable[[int], None]) -> None:
+    """Call `do(0)` .. `do(parts - 1)`, side by side where there are threads; the first error is raised.
+
+    The calling thread works too. Paddle operations inside `do` record no gradient.
+    """
+    number = min(threads(), parts)
+    if number == 1:
+        with paddle.no_grad():
+            for part in range(parts):
+                do(part)
+        return
+
+    def some(first: int) -> None:
+        with paddle.no_grad():
+            for part in range(first, parts, number):
+                do(part)
+
+    pool = _pool(threads() - 1)
+    waiting = [pool.submit(some, first) for first in range(1, number)]
+    before = _mkl_threads_here(1)
+    try:
+        some(0)
+    finally:
+        _mkl_threads_here(before)
+        for future in waiting:
+            future.exception()
+    for future in waiting:
+        future.result()
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """Return a numpy view of a CPU tensor's memory; writing to it writes the tensor."""
+    return np.from_dlpack(tensor.detach())
+
+
+def empty(shape: Sequence[int], dtype: str = "float32") -> tuple[Tensor, np.ndarray]:
+    """Return a new CPU tensor and a numpy view of its memory."""
+    tensor = paddle.empty(list(shape), dtype=dtype)
+    return tensor, np.from_dlpack(tensor)
+
+
+def wanted(inputs: Sequence[Tensor], grads: Sequence[T]) -> tuple[T | None, ...]:
+    """Return the gradients of a PyLayer's tensor inputs, `None` for the frozen ones: paddle insists on it."""
+    return tuple(None if x.stop_gradient else grad for x, grad in zip(inputs, grads, strict=True))
