@@ -1,4 +1,4 @@
-"""Llama 1, 2, 3 and 3.1 for zoo."""
+"""Llama 1, 2, 3 and 3.1 for zoo: the five hooks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from zoo_core.hookspecs import hookimpl
 from zoo_core.layout import Rule
 from zoo_core.pipeline import PipeLayer
 from zoo_llama.config import CAPABILITIES, LlamaConfig
+from zoo_llama.layout import rules
+from zoo_llama.pipeline import layers
+
+# Imported here and not in the hook: the first import of a submodule sets the package's attribute of that name, which
+# has to be the hook below.
+from zoo_llama.tokenizer import load
 
 if TYPE_CHECKING:
     from zoo_core.tokenizers import Tokenizer
@@ -32,22 +38,16 @@ def build_model(config: ModelConfig) -> Any:
 
 @hookimpl
 def tp_mappings(config: ModelConfig) -> tuple[Rule, ...]:
-    from zoo_llama.layout import rules
-
     return rules(_own(config))
 
 
 @hookimpl
 def pipe_layers(config: ModelConfig) -> tuple[PipeLayer, ...]:
-    from zoo_llama.pipeline import layers
-
     return layers(_own(config))
 
 
 @hookimpl
 def tokenizer(config: ModelConfig, path: Path | None) -> Tokenizer:
-    from zoo_llama.tokenizer import load
-
     return load(path)
 
 

@@ -64,11 +64,11 @@ class LlamaConfig(ModelConfig):
             "hidden_act": "silu",
             "attention_dropout": 0.0,
             **super().to_hf(),
-            "num_key_value_heads": self.kv_heads,
             "rope_scaling": self.rope_scaling.to_hf(),
         }
-        # What a published file does not hold unless it differs from the default.
-        optional = {"head_dim": None, "fuse_attention_qkv": False, "fuse_attention_ffn": False}
+        # What a published file holds only where it is not the default.
+        optional = {"num_key_value_heads": None, "head_dim": None}
+        optional |= {"fuse_attention_qkv": False, "fuse_attention_ffn": False}
         return {name: value for name, value in hf.items() if name not in optional or value != optional[name]}
 
 

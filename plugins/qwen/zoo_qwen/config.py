@@ -130,13 +130,13 @@ class QwenConfig(ModelConfig):
             "attention_dropout": 0.0,
             "use_sliding_window": False,
             **super().to_hf(),
-            "num_key_value_heads": self.kv_heads,
             "rope_scaling": self.rope_scaling.to_hf(),
         }
         of_v1 = {"seq_length": 2048, "use_dynamic_ntk": False, "use_logn_attn": False, "no_bias": True}
         if self.model_type == "qwen2":
             of_v1["attention_bias"] = False
-        return _without(hf, head_dim=None, fuse_attention_qkv=False, fuse_attention_ffn=False, **of_v1)
+        none = {"num_key_value_heads": None, "head_dim": None}
+        return _without(hf, fuse_attention_qkv=False, fuse_attention_ffn=False, **none, **of_v1)
 
 
 _ONLY = {

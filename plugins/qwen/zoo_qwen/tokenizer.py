@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers import TiktokenTokenizer, Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["load"]
 
@@ -24,6 +27,9 @@ def load(path: Path | None) -> Tokenizer:
     Raises:
         TokenizerError: nothing there is one of these, or it is corrupt; names the file and the folder.
     """
+    # Here, because listing models imports this file and never needs the libraries behind tokenizers.
+    from zoo_core.tokenizers import TiktokenTokenizer, load_tokenizer
+
     if path is None:
         raise TokenizerError(
             "no tokenizer for Qwen",

@@ -1,0 +1,80 @@
+"""T0 and T1: the parameter table against the model, splitting, and the fused layouts."""
+
+from __future__ import annotations
+
+import pytest
+
+import zoo_llama
+from zoo_core.layout import local_shape, objection, remarks
+from zoo_core.testing import contract, tables
+from zoo_llama import LlamaConfig
+
+ARCH = contract.architecture(zoo_llama)
+TINY = LlamaConfig(
+    vocab_size=101,
+    hidden_size=48,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+)
+CONFIGS = {
+    "grouped": TINY,
+    "tied": TINY.replace(tie_word_embeddings=True),
+    "biases": TINY.replace(attention_bias=True, mlp_bias=True, head_dim=10),
+    "fused": TINY.replace(fuse_attention_qkv=True, fuse_attention_ffn=True),
+    "fused biases": TINY.replace(
+        fuse_attention_qkv=True, fuse_attention_ffn=True, attention_bias=True, mlp_bias=True, head_dim=10
+    ),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_table_is_sound(config):
+    tables.check_table(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_model_has_the_parameters_of_the_table(config):
+    tables.check_model_matches(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_joined_shards_are_the_whole(config):
+    tables.check_splits(ARCH, config)
+
+
+@pytest.mark.parametrize("fuse", ["fuse_attention_qkv", "fuse_attention_ffn"])
+@pytest.mark.parametrize("config", [CONFIGS["grouped"], CONFIGS["biases"]], ids=["grouped", "biases"])
+def test_fused_layout_publishes_the_separate_tensors(config, fuse):
+    tables.check_fusing(ARCH, config, **{fuse: True})
+
+
+def test_every_degree_up_to_the_query_heads_is_legal_or_says_why():
+    table = ARCH.table(TINY)
+    for degree in (2, 4, 8):
+        assert not any(objection(rule, degree) for rule in table.values())
+    assert "8 units" in objection(table["llama.layers.0.self_attn.q_proj.weight"], 3)
+
+
+def test_replicated_heads_and_padded_vocabulary_are_remarked():
+    table = ARCH.table(TINY)
+    assert "2 times" in remarks(table["llama.layers.1.self_attn.k_proj.weight"], 4)
+    assert "padded to 104" in remarks(table["llama.embed_tokens.weight"], 4)
+    assert "padded to 104" in remarks(table["lm_head.weight"], 4)
+
+
+@pytest.mark.parametrize(("kv_heads", "degree"), [(2, 1), (2, 2), (2, 4), (2, 8), (8, 4), (1, 8), (4, 2)])
+def test_heads_are_read_from_the_width_of_a_fused_shard(kv_heads, degree):
+    """The fused projection of a shard tells queries from keys, also where several ranks hold the same key head."""
+    import paddle
+
+    from zoo_llama.modeling import LlamaAttention
+
+    config = TINY.replace(num_key_value_heads=kv_heads, fuse_attention_qkv=True)
+    width = local_shape(ARCH.table(config)["llama.layers.0.self_attn.qkv_proj.weight"], degree)[1]
+    block = LlamaAttention(config)
+    block.qkv_proj = paddle.nn.Linear(config.hidden_size, width, bias_attr=False)
+    q, k, v = block._heads(paddle.zeros([2, 3, config.hidden_size]))
+    assert q.shape == [2, 3, 8 // degree, config.head_size]
+    assert k.shape == v.shape == [2, 3, max(1, kv_heads // degree), config.head_size]

@@ -1,0 +1,105 @@
+"""T0: the contract, without paddle."""
+
+from __future__ import annotations
+
+import pytest
+
+import zoo_qwen
+from zoo_core.errors import ConfigError, TokenizerError
+from zoo_core.testing import contract, tables
+from zoo_qwen import QwenConfig
+
+ARCH = contract.architecture(zoo_qwen)
+MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
+COUNTS = {
+    "qwen/qwen-7b": 7_721_324_544,
+    "qwen/qwen-14b": 14_167_290_880,
+    "Qwen/Qwen2-0.5B": 494_032_768,
+    "Qwen/Qwen2-1.5B": 1_543_714_304,
+    "Qwen/Qwen2-7B": 7_615_616_512,
+    "Qwen/Qwen2-72B": 72_706_203_648,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-14B": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+}
+NAMED = (
+    *(f"qwen/qwen-{size}" for size in ("7b", "7b-chat", "14b", "14b-chat")),
+    *(f"Qwen/Qwen2-{size}" for size in ("0.5B", "1.5B", "7B", "72B")),
+    *(f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")),
+    *(f"Qwen/Qwen3-{size}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")),
+)
+
+
+def test_importing_and_listing_leave_paddle_out():
+    contract.check_paddle_free("zoo_qwen")
+
+
+def test_every_promised_model_is_there():
+    assert not set(NAMED) - set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_survives_config_json(name):
+    contract.check_config(MODELS[name])
+
+
+@pytest.mark.parametrize("scale", ARCH.capabilities.scales)
+@pytest.mark.parametrize("name", MODELS)
+def test_scaled_config_survives_config_json(name, scale):
+    contract.check_config(MODELS[name].replace(**ARCH.capabilities.scales[scale]))
+
+
+def test_fused_layout_survives_config_json():
+    contract.check_config(MODELS["Qwen/Qwen2-7B"].replace(fuse_attention_qkv=True, fuse_attention_ffn=True))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count_is_the_published_one(name):
+    assert contract.count_parameters(ARCH, MODELS[name]) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", ["qwen/qwen-7b", "Qwen/Qwen2-7B", "Qwen/Qwen3-8B"])
+def test_small_scale_has_between_10_and_20_million_parameters(name):
+    small = MODELS[name].replace(**ARCH.capabilities.scales["small"])
+    assert 10e6 < contract.count_parameters(ARCH, small) < 20e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_table_expands(name):
+    tables.check_table(ARCH, MODELS[name])
+
+
+def test_config_of_v1_is_read_by_its_own_names():
+    published = MODELS["qwen/qwen-7b"].to_hf()
+    assert (published["layer_norm_epsilon"], published["rotary_emb_base"]) == (1e-6, 10000.0)
+    assert not {"rms_norm_eps", "rope_theta", "num_key_value_heads", "head_dim"} & set(published)
+    config = QwenConfig.from_hf({**published, "layer_norm_epsilon": 1e-5, "rotary_emb_base": 20000})
+    assert (config.rms_norm_eps, config.rope_theta, config.mlp_width) == (1e-5, 20000, 11008)
+    with pytest.raises(ConfigError, match="kv_channels"):
+        QwenConfig.from_hf({**published, "kv_channels": 64})
+
+
+def test_v1_scaled_has_no_grouped_heads():
+    tiny = MODELS["qwen/qwen-7b"].replace(**ARCH.capabilities.scales["tiny"])
+    assert (tiny.kv_heads, tiny.num_attention_heads, tiny.head_size) == (4, 4, 16)
+
+
+def test_what_the_code_does_not_do_is_refused():
+    published = MODELS["Qwen/Qwen2-7B"].to_hf()
+    refused = {"hidden_act": "gelu", "attention_dropout": 0.1, "use_sliding_window": True}
+    for change in ({"rope_scaling": {"type": "magic"}}, *({name: value} for name, value in refused.items())):
+        with pytest.raises(ConfigError):
+            QwenConfig.from_hf({**published, **change})
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(TokenizerError, match="qwen.tiktoken"):
+        ARCH.tokenizer(MODELS["qwen/qwen-7b"], None)
+    with pytest.raises(TokenizerError, match=str(tmp_path)):
+        ARCH.tokenizer(MODELS["qwen/qwen-7b"], tmp_path)

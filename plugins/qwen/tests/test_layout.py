@@ -1,0 +1,103 @@
+"""T0 and T1: the parameter table against the model, splitting, and the fused layouts."""
+
+from __future__ import annotations
+
+import pytest
+
+import zoo_qwen
+from zoo_core.layout import local_shape, objection, pieces, remarks
+from zoo_core.testing import contract, tables
+from zoo_qwen import QwenConfig
+
+ARCH = contract.architecture(zoo_qwen)
+TINY = QwenConfig(
+    model_type="qwen2",
+    vocab_size=101,
+    hidden_size=48,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+)
+V1 = TINY.replace(model_type="qwen")
+QWEN3 = TINY.replace(model_type="qwen3", head_dim=10)
+FUSED = {"fuse_attention_qkv": True, "fuse_attention_ffn": True}
+CONFIGS = {
+    "v1": V1,
+    "v1 tied": V1.replace(tie_word_embeddings=True),
+    "v1 biases": V1.replace(no_bias=False),
+    "v1 fused": V1.replace(no_bias=False, **FUSED),
+    "qwen2": TINY,
+    "qwen2 tied": TINY.replace(tie_word_embeddings=True),
+    "qwen2 fused": TINY.replace(**FUSED),
+    "qwen3": QWEN3,
+    "qwen3 biases": QWEN3.replace(attention_bias=True),
+    "qwen3 fused": QWEN3.replace(attention_bias=True, **FUSED),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_table_is_sound(config):
+    tables.check_table(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_model_has_the_parameters_of_the_table(config):
+    tables.check_model_matches(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_joined_shards_are_the_whole(config):
+    tables.check_splits(ARCH, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "fuse"),
+    [(name, "fuse_attention_qkv") for name in ("qwen2", "qwen3", "qwen3 biases")]
+    + [(name, "fuse_attention_ffn") for name in ("v1", "v1 biases", "qwen2", "qwen3")],
+)
+def test_fused_layout_publishes_the_separate_tensors(name, fuse):
+    tables.check_fusing(ARCH, CONFIGS[name], **{fuse: True})
+
+
+def test_every_degree_up_to_the_query_heads_is_legal_or_says_why():
+    table = ARCH.table(TINY)
+    for degree in (2, 4, 8):
+        assert not any(objection(rule, degree) for rule in table.values())
+    assert "8 units" in objection(table["qwen2.layers.0.self_attn.q_proj.weight"], 3)
+
+
+def test_one_projection_of_v1_splits_by_query_key_and_value():
+    c_attn = ARCH.table(V1)["qwen.h.1.attn.c_attn.weight"]
+    assert [(piece.start, piece.stop) for piece in pieces(c_attn, 4, 1)] == [(12, 24), (60, 72), (108, 120)]
+    assert "8 units" in objection(c_attn, 3)
+
+
+def test_head_norms_see_some_of_the_heads():
+    """Their gradients are partial on every rank, sequence parallelism or not."""
+    table = ARCH.table(QWEN3)
+    assert table["qwen3.layers.0.self_attn.q_norm.weight"].partial_grad
+    assert not table["qwen3.layers.0.input_layernorm.weight"].partial_grad
+
+
+def test_replicated_heads_and_padded_vocabulary_are_remarked():
+    table = ARCH.table(TINY)
+    assert "2 times" in remarks(table["qwen2.layers.1.self_attn.k_proj.weight"], 4)
+    assert "padded to 104" in remarks(table["qwen2.embed_tokens.weight"], 4)
+    assert "padded to 104" in remarks(table["lm_head.weight"], 4)
+
+
+@pytest.mark.parametrize(("kv_heads", "degree"), [(2, 1), (2, 2), (2, 4), (2, 8), (8, 4), (1, 8), (4, 2)])
+def test_heads_are_read_from_the_width_of_a_fused_shard(kv_heads, degree):
+    """The fused projection of a shard tells queries from keys, also where several ranks hold the same key head."""
+    import paddle
+
+    from zoo_qwen.modeling import QwenAttention
+
+    config = TINY.replace(num_key_value_heads=kv_heads, fuse_attention_qkv=True)
+    width = local_shape(ARCH.table(config)["qwen2.layers.0.self_attn.qkv_proj.weight"], degree)[1]
+    block = QwenAttention(config)
+    block.qkv_proj = paddle.nn.Linear(config.hidden_size, width, bias_attr=False)
+    q, k, v = block._heads(paddle.zeros([2, 3, config.hidden_size]))
+    assert q.shape == [2, 3, 8 // degree, config.head_size]
+    assert k.shape == v.shape == [2, 3, max(1, kv_heads // degree), config.head_size]

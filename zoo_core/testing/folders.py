@@ -1,0 +1,46 @@
+"""T1: a Hugging Face folder, loaded and saved again, is the same folder, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from zoo_core.checkpoint import save_hf, whole_tensors
+from zoo_core.registry import Architecture
+from zoo_core.testing.golden import read_weights
+from zoo_core.testing.models import build
+
+__all__ = ["check_hf_round_trip"]
+
+
+def check_hf_round_trip(arch: Architecture, folder: Path, target: Path, **changes: Any) -> None:
+    """Load `folder` into a model, save the model to `target`, and compare names, bits and the configuration.
+
+    Args:
+        changes: configuration fields to replace (`fuse_attention_qkv=True`); the files must stay the same.
+    """
+    config = arch.capabilities.config_class.from_hf(json.loads((folder / "config.json").read_text()))
+    changed = config.replace(**changes)
+    table = arch.table(changed)
+    model = build(arch, changed, read_weights(folder, table))
+    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    save_hf(target, whole_tensors(table, weights, "float32"), table=table, config=config, dtype="float32")
+    before, after = _tensors(folder), _tensors(target)
+    assert set(before) == set(after), f"tensors differ: {sorted(set(before) ^ set(after))}"
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype and np.array_equal(tensor, after[name]), f"{name} changed"
+    published = json.loads((folder / "config.json").read_text())
+    written = json.loads((target / "config.json").read_text())
+    wrong = {k: (published[k], v) for k, v in written.items() if k in published and published[k] != v}
+    wrong.pop("rope_scaling", None)
+    assert not wrong, f"config.json changed (published, written): {wrong}"
+    assert arch.capabilities.config_class.from_hf(written) == config, "config.json says another model"
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    files = [file for file in folder.glob("*.safetensors") if file.name != "golden.safetensors"]
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}

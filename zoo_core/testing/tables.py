@@ -1,0 +1,61 @@
+"""T0 and T1: the parameter table against itself, against splitting, against its fused form, and against the model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from zoo_core.checkpoint.hf import hf_places
+from zoo_core.config import ModelConfig
+from zoo_core.layout import local_shape, match, merge, objection, split
+from zoo_core.registry import Architecture
+
+__all__ = ["check_fusing", "check_model_matches", "check_splits", "check_table"]
+
+
+def check_table(arch: Architecture, config: ModelConfig) -> None:
+    """Names are unique, parts fill what they are parts of, ties point at rows, and no two rows share a tensor."""
+    table = arch.table(config)
+    for name, rule in table.items():
+        assert "*" not in name + rule.hf, f"{name} still has a star: give the row its layers or experts"
+        assert all(size > 0 for size in rule.shape), f"{name} has the shape {rule.shape}"
+        assert rule.single in table, f"{name} is tied to {rule.single}, which is no row"
+        if rule.dim is not None:
+            width = sum(part.width for part in rule.segments())
+            assert width == rule.shape[rule.dim], f"the parts of {name} are {width} wide, and it {rule.shape}"
+    published = Counter(place.key for rule in table.values() for place in hf_places(rule))
+    twice = [key for key, count in published.items() if count > 1]
+    assert not twice, f"two rows claim {twice[0]}"
+
+
+def check_splits(arch: Architecture, config: ModelConfig, degrees: Iterable[int] = range(1, 9)) -> None:
+    """Cutting every parameter into the shards of a degree, where the table allows it, and joining them loses no bit."""
+    random = np.random.default_rng(0)
+    for name, rule in arch.table(config).items():
+        whole = random.standard_normal(rule.shape, np.float32)
+        for degree in degrees:
+            if objection(rule, degree):
+                continue
+            shards = [split(whole, rule, degree, rank) for rank in range(degree)]
+            wanted = local_shape(rule, degree)
+            assert all(shard.shape == wanted for shard in shards), f"{name} over {degree}: a shard is not {wanted}"
+            assert np.array_equal(merge(shards, rule), whole), f"{name} over {degree}: joined shards differ"
+
+
+def check_fusing(arch: Architecture, config: ModelConfig, **fuse: bool) -> None:
+    """The fused layout must have the same published tensors, of the same shapes, and as many parameters."""
+    separate, fused = arch.table(config), arch.table(config.replace(**fuse))
+    assert set(separate) != set(fused), f"{fuse} changes no row of the table"
+    tensors = [{p.key: p.shape for rule in table.values() for p in hf_places(rule)} for table in (separate, fused)]
+    assert tensors[0] == tensors[1], f"published tensors differ: {sorted(set(tensors[0]) ^ set(tensors[1]))}"
+    sizes = [sum(math.prod(rule.shape) for rule in table.values()) for table in (separate, fused)]
+    assert sizes[0] == sizes[1], f"{sizes[0]} parameters apart, {sizes[1]} fused"
+
+
+def check_model_matches(arch: Architecture, config: ModelConfig) -> None:
+    """Every parameter of the model has one row, every row a parameter, and the shapes agree; imports paddle."""
+    model = arch.build_model(config)
+    match(arch.rules(config), {n: p.shape for n, p in model.named_parameters()}, config.num_hidden_layers)
