@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,9 +72,13 @@ class Disk:
         os.replace(old, new)
 
     def remove(self, path: Path) -> None:
-        """Remove a folder and all in it."""
-        self._before("remove", path)
-        shutil.rmtree(path)
+        """Remove a folder and all in it, file by file."""
+        for folder, _, files in os.walk(path, topdown=False):
+            for name in files:
+                self._before("remove", Path(folder, name))
+                os.unlink(Path(folder, name))
+            self._before("remove", Path(folder))
+            os.rmdir(folder)
 
 
 def checksum(path: Path) -> int:

@@ -195,7 +195,7 @@ def _create(beside: Path, files: Sequence[ShardFile], disk: Disk) -> None:
         disk.remove(beside)
     needed, free = sum(file.size for file in files) + _MARGIN, shutil.disk_usage(beside.parent).free
     if free < needed:
-        why = f"it takes {needed / 1e6:,.0f} MB, {beside.parent} has {free / 1e6:,.0f} MB free"
+        why = f"it takes {needed / 1e6:,.1f} MB, {beside.parent} has {free / 1e6:,.1f} MB free"
         raise CheckpointError("the disk is too full", why, "free space or choose another folder")
     disk.folder(beside)
     for file in files:
