@@ -8,7 +8,6 @@ from zoo_core.checkpoint.folders import (
     Saved,
     check_output,
     checkpoints,
-    find_weights,
     latest_checkpoint,
     read_state,
     verify,
@@ -17,6 +16,7 @@ from zoo_core.checkpoint.hf import export_hf, save_hf, whole_tensors
 from zoo_core.checkpoint.reader import Reader
 from zoo_core.checkpoint.save import contents, save_checkpoint
 from zoo_core.checkpoint.shards import DEFAULT_SHARD_SIZE, Entry
+from zoo_core.checkpoint.weights import find_weights
 from zoo_core.checkpoint.writer import LocalTensor, Ranks
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ __all__ = [
     "check_output",
     "checkpoints",
     "clean",
-    "find_weights",
     "identity",
     "latest_checkpoint",
     "problems",
@@ -218,47 +216,3 @@ def prune(newest: Path, limit: int | None, keep: Collection[str], disk: Disk) ->
     others = [saved for saved in found if saved not in protected]
     for saved in others[max(0, limit - len(protected)) :]:
         _discard(saved.path, disk)
-
-
-def _weights_in(path: Path) -> Path | None:
-    """The folder with weights that `path` means: itself, or the newest checkpoint of a run's output folder."""
-    if not path.is_dir():
-        return None
-    if (path / MANIFEST).is_file() or any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
-        return path
-    return latest_checkpoint(path)
-
-
-def find_weights(
-    name: str,
-    model_path: str | Path | None = None,
-    environ: Mapping[str, str] | None = None,
-    cwd: str | Path | None = None,
-) -> Path:
-    """Return the folder of a model's weights: `model_path`, `$ZOO_HOME/NAME`, `./NAME`, then `./` its last part.
-
-    Args:
-        name: the model's name, `qwen/qwen-7b`, or a folder.
-
-    Raises:
-        CheckpointError: no weights there; lists the places and says where to put them. Nothing is downloaded.
-    """
-    environ = os.environ if environ is None else environ
-    here = Path.cwd() if cwd is None else Path(cwd)
-    home = environ.get("ZOO_HOME", "")
-    places = [Path(model_path)] if model_path else []
-    if not model_path:
-        places += [Path(home).expanduser() / name] if home else []
-        places += [here / name, here / Path(name).name]
-    for place in places:
-        found = _weights_in(place.expanduser())
-        if found is not None:
-            return found
-    looked = [f"{place} ({'no weights in it' if place.is_dir() else 'no such folder'})" for place in places]
-    looked += [] if home or model_path else ["$ZOO_HOME (not set)"]
-    raise CheckpointError(
-        f"no weights of {name}",
-        "looked in " + ", ".join(looked),
-        f"put config.json and *.safetensors in {'$ZOO_HOME' if home else here}/{name}, or give their folder with "
-        "--model_path; zoo downloads nothing",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from zoo_core.checkpoint.disk import read_exactly, read_json
-from zoo_core.checkpoint.dtypes import Array, convert, item_size, storage
-from zoo_core.checkpoint.names import GROUPS, MANIFEST, STATE, stored_as
+from zoo_core.checkpoint.disk import read_json
+from zoo_core.checkpoint.dtypes import Array, convert, storage
+from zoo_core.checkpoint.names import GROUPS, STATE, stored_as
 from zoo_core.checkpoint.places import Place, cuts, runs, stored_shape, whole_place
-from zoo_core.checkpoint.shards import Located, read_header
+from zoo_core.checkpoint.source import Source
 from zoo_core.errors import CheckpointError, nearest
 from zoo_core.layout import Column, FusedColumn, Part, Rule, Vocab, local_shape
 
@@ -48,15 +47,10 @@ class Reader:
         self, folder: str | Path, table: Mapping[str, Rule], source_table: Mapping[str, Rule] | None = None
     ) -> None:
         self.folder = Path(folder)
-        self.is_zoo = (self.folder / MANIFEST).is_file()
+        self._source = Source(self.folder)
+        self.is_zoo = self._source.is_zoo
         self._table = table
-        self._groups: dict[str, dict[str, Located]] = {}
-        self._handles: dict[str, int] = {}
         self._found: dict[tuple[str, str], tuple[Place, ...]] = {}
-        self._group("model")
-        self._short: dict[str, str] = {}
-        if not self.is_zoo:
-            self._short = {key.split(".", 1)[1]: key for key in self._groups["model"] if key.count(".") > 1}
         self._fused: dict[str, tuple[Rule, int]] = {}
         for row in (source_table or {}).values():
             start = 0
@@ -74,8 +68,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the files."""
-        while self._handles:
-            os.close(self._handles.popitem()[1])
+        self._source.close()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -94,12 +87,12 @@ class Reader:
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the weight tensors in the files."""
-        return tuple(self._groups["model"])
+        return tuple(self._source.group("model"))
 
     def has(self, name: str, role: str = "weight") -> bool:
         """Whether the folder holds parameter `name` in this role."""
         group, _ = stored_as(role, name)
-        return bool(self._group(group)) and bool(self._search(self._row(name), role))
+        return bool(self._source.group(group)) and bool(self._search(self._row(name), role))
 
     def dtype_of(self, name: str, role: str = "weight") -> str:
         """Element type of the stored tensor of parameter `name`.
@@ -108,7 +101,7 @@ class Reader:
             CheckpointError: it is missing or has another shape.
         """
         group, _ = stored_as(role, name)
-        return self._group(group)[self._places(name, role)[0].key].dtype
+        return self._source.group(group)[self._places(name, role)[0].key].dtype
 
     def check(self, names: Iterable[str] | None = None, role: str = "weight") -> tuple[str, ...]:
         """Look for every parameter before any is read, and say once which tensors of the files nothing uses.
@@ -136,7 +129,7 @@ class Reader:
             return ()
         used = {place.key for name in wanted for place in self._places(name, role)}
         for row in self._table.values():
-            used.update(filter(None, [self._find("model", self._key(row.name, row.hf or row.name))]))
+            used.update(filter(None, [self._source.find("model", self._key(row.name, row.hf or row.name))]))
         left = tuple(key for key in self.keys if key not in used and not _DERIVED.search(key))
         derived = [key for key in self.keys if key not in used and _DERIVED.search(key)]
         if derived:
@@ -173,7 +166,7 @@ class Reader:
             LayoutError: the parameter does not split over `degree` ranks.
         """
         rule, places = self._row(name), self._places(name, role)
-        tensors = self._group(stored_as(role, name)[0])
+        tensors = self._source.group(stored_as(role, name)[0])
         kind = dtype or tensors[places[0].key].dtype
         if flat is not None and any(place.transposed for place in places):
             return _flat_part(self.read_local(name, degree, rank, None, dtype, role), flat)
@@ -183,10 +176,10 @@ class Reader:
             tensor = tensors[place.key]
             table = runs(rule, degree, rank, place, flat)
             if tensor.dtype == kind and not place.transposed:
-                self._fill(tensor, table, out)
+                self._source.fill(tensor, table, out)
                 continue
             raw = np.zeros(shape[::-1] if place.transposed else shape, storage(tensor.dtype))
-            self._fill(tensor, table, raw)
+            self._source.fill(tensor, table, raw)
             if flat is not None:
                 for _, start, length in table:
                     convert(raw[start : start + length], tensor.dtype, out[start : start + length], kind)
@@ -196,84 +189,21 @@ class Reader:
                 convert((raw.T if place.transposed else raw)[at], tensor.dtype, out[at], kind)
         return out
 
-    def _fill(self, tensor: Located, table: Array, target: Array) -> None:
-        if target.size == 0:
-            return
-        handle, size = self._open(tensor.file), item_size(tensor.dtype)
-        view = target.reshape(-1).view(np.uint8).data
-        for stored, local, length in (table * size).tolist():
-            read_exactly(handle, self.folder / tensor.file, view[local : local + length], tensor.offset + stored)
-
-    def _open(self, file: str) -> int:
-        if file not in self._handles:
-            self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
-        return self._handles[file]
-
     def _row(self, name: str) -> Rule:
         if name not in self._table:
             near = nearest(name, self._table)
             raise CheckpointError(f"the table has no parameter {name}", "", f"did you mean {near}?" if near else "")
         return self._table[name]
 
-    def _group(self, group: str) -> dict[str, Located]:
-        """The tensors of a group of files; empty where the folder has none, an error for the weights."""
-        if group in self._groups:
-            return self._groups[group]
-        index = self.folder / f"{group}.safetensors.index.json"
-        weight_map: dict[str, str] = {}
-        if index.is_file():
-            listed = read_json(index).get("weight_map")
-            if not isinstance(listed, dict):
-                raise CheckpointError(f"{index} has no weight_map", "", "copy or download the file again")
-            weight_map = listed
-            files = sorted(set(weight_map.values()))
-        else:
-            files = [f"{group}.safetensors"] if (self.folder / f"{group}.safetensors").is_file() else []
-            if not files and group == "model" and not self.is_zoo:
-                files = sorted(path.name for path in self.folder.glob("*.safetensors"))
-        if not files and group == "model":
-            raise CheckpointError(
-                f"no weights in {self.folder}",
-                "it has neither model.safetensors nor model.safetensors.index.json"
-                + (", only pickled .bin files" if any(self.folder.glob("*.bin")) else ""),
-                "give a Hugging Face folder with .safetensors files or a zoo checkpoint-N folder",
-            )
-        tensors: dict[str, Located] = {}
-        for file in files:
-            held = read_header(self.folder / file)[0]
-            expected = [key for key, where in weight_map.items() if where == file] if weight_map else list(held)
-            for key in expected:
-                if key not in held:
-                    raise CheckpointError(
-                        f"tensor {key} is not in {self.folder / file}",
-                        f"{index.name} says it is",
-                        "the files are of different versions: copy or download the folder again",
-                    )
-                tensors[key] = held[key]
-        self._groups[group] = tensors
-        return tensors
-
     def _key(self, single: str, hf: str) -> str:
         return single if self.is_zoo else hf
-
-    def _find(self, group: str, key: str) -> str:
-        """The name under which the files hold `key`; empty when they do not."""
-        tensors = self._group(group)
-        if not key or key in tensors:
-            return key
-        if self.is_zoo:
-            return ""
-        bare = key.split(".", 1)[-1]
-        if "." in bare and bare in tensors:
-            return bare
-        return self._short.get(key, "")
 
     def _search(self, rule: Rule, role: str) -> tuple[Place, ...]:
         """The places that together hold `rule`; empty when one is missing."""
         group, _ = stored_as(role, rule.name)
 
         def find(single: str, hf: str) -> str:
-            return self._find(group, stored_as(role, self._key(single, hf))[1]) if self._key(single, hf) else ""
+            return self._source.find(group, stored_as(role, self._key(single, hf))[1]) if self._key(single, hf) else ""
 
         transposed = not self.is_zoo and rule.hf_transposed
         if isinstance(rule, Vocab) and rule.tied_to in self._table:
@@ -307,9 +237,9 @@ class Reader:
             return self._found[name, role]
         rule, (group, _) = self._row(name), stored_as(role, name)
         places = self._search(rule, role)
-        tensors = self._group(group)
+        tensors = self._source.group(group)
         if not places:
-            key = self._key(rule.single, rule.hf or " + ".join(part.hf for part in rule.segments()))
+            key = self._key(rule.single, rule.hf or " + ".join(part.hf for part in rule.segments())) or name
             near = nearest(key, tensors)
             raise CheckpointError(
                 f"tensor {stored_as(role, key)[1]} is missing in {self.folder}",
