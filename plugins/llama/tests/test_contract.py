@@ -8,6 +8,7 @@ import zoo_llama
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.testing import contract, tables
 from zoo_llama import LlamaConfig
+from zoo_ops import RopeScaling
 
 ARCH = contract.architecture(zoo_llama)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
@@ -83,6 +84,12 @@ def test_config_of_llama_1_has_no_keys_for_later_features():
         }
     )
     assert (config.kv_heads, config.rope_theta, config.rope_scaling.kind) == (32, 10000.0, "none")
+
+
+def test_rope_scaling_is_read_from_a_mapping():
+    config = MODELS["facebook/llama-7b"].replace(rope_scaling={"type": "linear", "factor": 2})
+    assert config.rope_scaling == RopeScaling("linear", 2.0)
+    assert LlamaConfig.from_hf(config.to_hf()) == config
 
 
 def test_what_the_code_does_not_do_is_refused():

@@ -40,7 +40,12 @@ def test_llama_1_and_2_are_a_sentencepiece_model(tmp_path):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(TEXT * 20)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(tmp_path / "tokenizer"), vocab_size=280, byte_fallback=True, minloglevel=2
+        input=str(corpus),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=400,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
     )
     tokenizer = load(tmp_path)
     assert isinstance(tokenizer, SentencePieceTokenizer)

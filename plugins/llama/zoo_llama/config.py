@@ -22,7 +22,7 @@ class LlamaConfig(ModelConfig):
 
     Args:
         rope_theta: base of the rotary frequencies.
-        rope_scaling: how the frequencies are stretched beyond the trained length.
+        rope_scaling: how the frequencies are stretched beyond the trained length; read from a mapping too.
         attention_bias: q, k, v and o projections have a bias.
         mlp_bias: gate, up and down projections have a bias.
         fuse_attention_qkv: hold q, k and v in one weight; files keep them apart.
@@ -39,6 +39,13 @@ class LlamaConfig(ModelConfig):
     fuse_attention_qkv: bool = False
     fuse_attention_ffn: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rope_scaling, RopeScaling):
+            try:
+                object.__setattr__(self, "rope_scaling", RopeScaling.from_hf(self.rope_scaling))
+            except (ValueError, AttributeError) as error:
+                raise ConfigError(f"unusable rope_scaling {self.rope_scaling!r}", str(error), "") from error
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> LlamaConfig:
         """Read a `config.json` of `model_type` llama, as transformers 4 or 5 writes it.
@@ -50,10 +57,6 @@ class LlamaConfig(ModelConfig):
         for name, only in (("hidden_act", "silu"), ("attention_dropout", 0.0)):
             if old.get(name, only) != only:
                 raise ConfigError(f"{name} is {old[name]!r}", f"a Llama has {only!r}, and zoo nothing else", "")
-        try:
-            old["rope_scaling"] = RopeScaling.from_hf(old.get("rope_scaling"))
-        except ValueError as error:
-            raise ConfigError("unusable rope_scaling in config.json", str(error), "") from error
         return super().from_hf(old)
 
     def to_hf(self) -> dict[str, Any]:
@@ -115,17 +118,11 @@ _V3: dict[str, Any] = {
 _V31: dict[str, Any] = {
     **_V3,
     "max_position_embeddings": 131072,
-    "rope_scaling": RopeScaling.from_hf(
-        {
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-            "rope_type": "llama3",
-        }
-    ),
+    "rope_scaling": RopeScaling("llama3", 8.0, original_max_position_embeddings=8192),
     "eos_token_id": (128001, 128008, 128009),
 }
+
+_LINLY = "Llama 2, Chinese words added (their number follows from the sizes of the published files)"
 
 _MODELS = (
     _entry("facebook/llama-7b", _7B, "base, 2k context", **_V1),
@@ -143,8 +140,8 @@ _MODELS = (
     _entry("FlagAlpha/Llama2-Chinese-7b-Chat", _7B, "Llama-2-7b-chat tuned on Chinese, 4k context", **_V2),
     _entry("FlagAlpha/Llama2-Chinese-13b-Chat", _13B, "Llama-2-13b-chat tuned on Chinese, 4k context", **_V2),
     _entry("idea-ccnl/ziya-llama-13b-v1", _13B, "Llama 1, Chinese words added", **{**_V1, "vocab_size": 39424}),
-    _entry("linly-ai/chinese-llama-2-7b", _7B, "Llama 2, Chinese words added", **{**_V2, "vocab_size": 40076}),
-    _entry("linly-ai/chinese-llama-2-13b", _13B, "Llama 2, Chinese words added", **{**_V2, "vocab_size": 40076}),
+    _entry("linly-ai/chinese-llama-2-7b", _7B, _LINLY, **{**_V2, "vocab_size": 40076}),
+    _entry("linly-ai/chinese-llama-2-13b", _13B, _LINLY, **{**_V2, "vocab_size": 40076}),
 )
 
 _TINY: dict[str, Any] = {
@@ -171,11 +168,27 @@ _SMALL: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 
+_STRATEGIES = (
+    "pretrain",
+    "data_parallel",
+    "tensor_parallel",
+    "sequence_parallel",
+    "pipeline_parallel",
+    "virtual_pipeline",
+    "sharding_stage1",
+    "sharding_stage2",
+    "sharding_stage3",
+    "recompute",
+)
+
 CAPABILITIES = Capabilities(
     family="llama",
     config_class=LlamaConfig,
     model_types=("llama",),
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
-    cells={"pretrain": Support("declared", "the training tests have not run")},
+    cells={
+        **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
+        "flash_attention": Support("declared", "a GPU"),
+    },
 )

@@ -7,6 +7,7 @@ import pytest
 import zoo_qwen
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.testing import contract, tables
+from zoo_ops import RopeScaling
 from zoo_qwen import QwenConfig
 
 ARCH = contract.architecture(zoo_qwen)
@@ -88,6 +89,12 @@ def test_config_of_v1_is_read_by_its_own_names():
 def test_v1_scaled_has_no_grouped_heads():
     tiny = MODELS["qwen/qwen-7b"].replace(**ARCH.capabilities.scales["tiny"])
     assert (tiny.kv_heads, tiny.num_attention_heads, tiny.head_size) == (4, 4, 16)
+
+
+def test_rope_scaling_is_read_from_a_mapping():
+    config = MODELS["Qwen/Qwen2-7B"].replace(rope_scaling={"type": "linear", "factor": 2})
+    assert config.rope_scaling == RopeScaling("linear", 2.0)
+    assert QwenConfig.from_hf(config.to_hf()) == config
 
 
 def test_what_the_code_does_not_do_is_refused():

@@ -23,7 +23,8 @@ class QwenConfig(ModelConfig):
     Args:
         model_type: "qwen" (v1), "qwen2" (2 and 2.5) or "qwen3".
         rope_theta: base of the rotary frequencies.
-        rope_scaling: how the frequencies are stretched beyond the trained length; v1 has a rule of its own.
+        rope_scaling: how the frequencies are stretched beyond the trained length; read from a mapping too. v1 has a
+            rule of its own.
         attention_bias: Qwen3, the projections of attention have a bias; Qwen2's q, k and v always have one.
         seq_length: v1, the trained length, from which the next two act, in evaluation only.
         use_dynamic_ntk: v1, stretch the rotary base by the length of the prompt.
@@ -51,6 +52,11 @@ class QwenConfig(ModelConfig):
     fuse_attention_ffn: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rope_scaling, RopeScaling):
+            try:
+                object.__setattr__(self, "rope_scaling", RopeScaling.from_hf(self.rope_scaling))
+            except (ValueError, AttributeError) as error:
+                raise ConfigError(f"unusable rope_scaling {self.rope_scaling!r}", str(error), "") from error
         if self.is_v1:
             object.__setattr__(self, "num_key_value_heads", None)
             object.__setattr__(self, "head_dim", None)
@@ -91,10 +97,6 @@ class QwenConfig(ModelConfig):
             heads_width = old.get("kv_channels", 0) * old["num_attention_heads"]
             if heads_width and heads_width != old["hidden_size"]:
                 raise ConfigError(f"kv_channels is {old['kv_channels']}", "Qwen v1's heads are hidden / heads wide", "")
-        try:
-            old["rope_scaling"] = RopeScaling.from_hf(old.get("rope_scaling"))
-        except ValueError as error:
-            raise ConfigError("unusable rope_scaling in config.json", str(error), "") from error
         return super().from_hf(old)
 
     def to_hf(self) -> dict[str, Any]:
@@ -272,11 +274,27 @@ _SMALL: dict[str, Any] = {
     "seq_length": 1024,
 }
 
+_STRATEGIES = (
+    "pretrain",
+    "data_parallel",
+    "tensor_parallel",
+    "sequence_parallel",
+    "pipeline_parallel",
+    "virtual_pipeline",
+    "sharding_stage1",
+    "sharding_stage2",
+    "sharding_stage3",
+    "recompute",
+)
+
 CAPABILITIES = Capabilities(
     family="qwen",
     config_class=QwenConfig,
     model_types=("qwen", "qwen2", "qwen3"),
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
-    cells={"pretrain": Support("declared", "the training tests have not run")},
+    cells={
+        **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
+        "flash_attention": Support("declared", "a GPU"),
+    },
 )

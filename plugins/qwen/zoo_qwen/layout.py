@@ -17,6 +17,7 @@ def rules(config: QwenConfig) -> tuple[Rule, ...]:
 def _v1(config: QwenConfig) -> tuple[Rule, ...]:
     hidden, vocab, ffn, heads = config.hidden_size, config.vocab_size, config.mlp_width, config.num_attention_heads
     block, embedding, bias = "qwen.h.*.", "qwen.wte.weight", config.other_bias
+    c_attn = [(block + "attn.c_attn.weight", (hidden, 3 * hidden)), (block + "attn.c_attn.bias", (3 * hidden,))]
     # w2 is the gate. Where they are fused it comes first, as every gate does.
     gate_up = (Part(block + "mlp.w2", ffn, ffn), Part(block + "mlp.w1", ffn, ffn))
     fused_gate_up = block + "mlp.gate_up_fused_proj" if config.fuse_attention_ffn else ""
@@ -24,13 +25,8 @@ def _v1(config: QwenConfig) -> tuple[Rule, ...]:
         Vocab(embedding, (vocab, hidden), _hf(embedding)),
         norm_row(block + "ln_1", hidden, _hf),
         *(
-            FusedColumn(
-                name := f"{block}attn.c_attn.{kind}",
-                shape,
-                _hf(name),
-                parts=tuple(Part(f"{name}[{part}]", hidden, heads) for part in "qkv"),
-            )
-            for kind, shape in (("weight", (hidden, 3 * hidden)), ("bias", (3 * hidden,)))
+            FusedColumn(name, shape, _hf(name), parts=tuple(Part(f"{name}[{part}]", hidden, heads) for part in "qkv"))
+            for name, shape in c_attn
         ),
         *row_rows(block + "attn.c_proj", (hidden, hidden), heads, _hf, bias=bias),
         norm_row(block + "ln_2", hidden, _hf),
