@@ -197,6 +197,23 @@ def test_model_name_goes_to_the_plugin(tmp_path, tokenizer_folder, monkeypatch):
     assert texts_of(tmp_path / "out", tokenizer_folder) == ["some text<|endoftext|>"]
 
 
+def test_a_text_that_the_tokenizer_gives_up_on_is_a_bad_line(tmp_path, monkeypatch):
+    class Words:
+        vocab_size, eos_id = 10, 9
+
+        def encode(self, text, add_special_tokens=False, *, parse_special=True):
+            if "boom" in text:
+                raise ValueError("regex gave up")
+            return [len(word) for word in text.split()]
+
+    monkeypatch.setattr(TokenizerSource, "load", lambda self: Words())
+    (tmp_path / "a.txt").write_text("a bb\n\nboom\n\nccc")
+    with pytest.raises(DataError, match="line 3 cannot be used\n.*regex gave up"):
+        build_corpus([tmp_path / "a.txt"], tmp_path / "out", TokenizerSource(None))
+    build_corpus([tmp_path / "a.txt"], tmp_path / "out", TokenizerSource(None), skip_bad_lines=True)
+    assert open_corpus(tmp_path / "out").tokens.tolist() == [1, 2, 9, 3, 9]
+
+
 def test_dtype_follows_the_vocabulary():
     assert [token_dtype(size) for size in (500, 65499, 65500, 151851)] == ["<u2", "<u2", "<i4", "<i4"]
 

@@ -29,9 +29,9 @@ def _bytes(size: int) -> str:
     return f"{size:.1f} GB"
 
 
-@click.group(name="data", help=__doc__)
+@click.group(name="data")
 def command() -> None:
-    """Hold the commands together."""
+    """Build, show and verify corpora; copy the bundled text out."""
 
 
 @command.command()
@@ -76,7 +76,7 @@ def build(
     if not inputs:
         click.echo("no input named: using the bundled English and Chinese text")
     began = time.monotonic()
-    with tqdm(unit="B", unit_scale=True, desc="tokenising") as bar:
+    with tqdm(unit="B", unit_scale=True, desc="tokenising", delay=0.2) as bar:
 
         def advance(read: int, total: int) -> None:
             bar.total = total

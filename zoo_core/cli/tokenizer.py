@@ -17,9 +17,9 @@ __all__ = ["command"]
 _PATH = click.Path(path_type=Path)
 
 
-@click.group(name="tokenizer", help=__doc__)
+@click.group(name="tokenizer")
 def command() -> None:
-    """Hold the commands together."""
+    """Train a tokenizer for trying things out; look at what one does."""
 
 
 @command.command()
@@ -27,7 +27,10 @@ def command() -> None:
 @click.option("--vocab-size", type=int, default=8000, show_default=True, help="Tokens wanted, at least 257.")
 @click.option("--output", required=True, type=_PATH, help="Folder for tokenizer.json and tokenizer_config.json.")
 def train(inputs: tuple[Path, ...], vocab_size: int, output: Path) -> None:
-    """Train a byte-level BPE tokenizer on text files, or on the bundled text without INPUTS."""
+    """Train a byte-level BPE tokenizer.
+
+    INPUTS are text files or folders of them; without any, the bundled English and Chinese text is used.
+    """
     files = input_files(inputs) if inputs else corpus.files()
     if not inputs:
         click.echo("no input named: using the bundled English and Chinese text")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import numpy.typing as npt
 from zoo_core.data.sources import Chunk
 from zoo_core.errors import DataError
 from zoo_core.registry import registry
-from zoo_core.tokenizers import Tokenizer, load_tokenizer
+from zoo_core.tokenizers import BatchTokenizer, Tokenizer, load_tokenizer
 
 __all__ = ["Encoded", "EncodeSettings", "TokenizerSource", "encoded"]
 
@@ -98,25 +100,33 @@ def _text(content: bytes, is_json: bool, key: str) -> str:
 
 def _encode(chunk: Chunk, settings: EncodeSettings) -> Encoded:
     tokenizer = settings.source.load()
-    parts: list[list[int]] = []
+    texts: list[str] = []
+    every: list[list[int]] = []
     bad: list[tuple[int, str]] = []
-    empty = 0
     for line, content in chunk.records:
         try:
             text = _text(content, chunk.is_json, settings.json_key)
-            ids = tokenizer.encode(text, parse_special=False)
-        except ValueError as error:  # of UTF-8, of JSON, of the record, of lone surrogates
+            if isinstance(tokenizer, BatchTokenizer):
+                texts.append(text)
+            else:
+                every.append(tokenizer.encode(text, parse_special=False))
+        except ValueError as error:  # of UTF-8, of JSON, of the record, of a regex that gives up
             bad.append((line, str(error)))
-            continue
-        if ids and settings.end_with is not None:
+    if isinstance(tokenizer, BatchTokenizer):
+        every = tokenizer.encode_batch(texts, parse_special=False)
+    parts = [ids for ids in every if ids]
+    if settings.end_with is not None:
+        for ids in parts:
             ids.append(settings.end_with)
-        if ids:
-            parts.append(ids)
-        else:
-            empty += 1
     lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    ids_flat = np.fromiter((token for part in parts for token in part), dtype=settings.dtype, count=int(lengths.sum()))
-    return Encoded(chunk.file, ids_flat, lengths, tuple(bad), empty, chunk.source_bytes)
+    flat = np.fromiter(chain.from_iterable(parts), dtype=settings.dtype, count=int(lengths.sum()))
+    return Encoded(chunk.file, flat, lengths, tuple(bad), len(every) - len(parts), chunk.source_bytes)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends the workers quietly, and the other cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def encoded(chunks: Iterable[Chunk], settings: EncodeSettings, workers: int) -> Iterator[Encoded]:
@@ -131,7 +141,8 @@ def encoded(chunks: Iterable[Chunk], settings: EncodeSettings, workers: int) -> 
             yield _encode(chunk, settings)
         return
     source = iter(chunks)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
             waiting: deque[Future[Encoded]] = deque(
                 pool.submit(_encode, chunk, settings) for chunk in islice(source, workers * _AHEAD)

@@ -58,6 +58,8 @@ def _load(folder: Path) -> Arrays | None:
 
 
 def _store(folder: Path, arrays: Arrays, parameters: Mapping[str, object]) -> None:
+    if _load(folder) is not None:  # another process was faster
+        return
     if folder.exists():  # damaged: out of the way first, for a folder cannot be renamed onto another
         aside = temporary_name(folder)
         folder.rename(aside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.tokenizers.base import Tokenizer
+from zoo_core.tokenizers.base import BatchTokenizer, Tokenizer
 from zoo_core.tokenizers.bpe_ranks import TiktokenTokenizer
 from zoo_core.tokenizers.hf import HFTokenizer
 from zoo_core.tokenizers.load import load_tokenizer
@@ -10,6 +10,7 @@ from zoo_core.tokenizers.spm import SentencePieceTokenizer
 from zoo_core.tokenizers.train import train_bpe
 
 __all__ = [
+    "BatchTokenizer",
     "HFTokenizer",
     "SentencePieceTokenizer",
     "TiktokenTokenizer",

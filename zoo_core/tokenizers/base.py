@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from zoo_core._atomic import written_beside
 from zoo_core.errors import TokenizerError
 
-__all__ = ["REPLACEMENT", "Tokenizer", "copy_files", "decode_runs", "library", "required_file"]
+__all__ = ["REPLACEMENT", "BatchTokenizer", "Tokenizer", "copy_files", "decode_runs", "library", "required_file"]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -50,6 +50,15 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> list[Path]:
         """Copy the tokenizer's files into `folder`, so that `load_tokenizer(folder)` gives this tokenizer again."""
+        ...
+
+
+@runtime_checkable
+class BatchTokenizer(Protocol):
+    """A tokenizer that is faster on many texts at once."""
+
+    def encode_batch(self, texts: Sequence[str], *, parse_special: bool = True) -> list[list[int]]:
+        """Return the ids of each text, as `encode` without added tokens gives them."""
         ...
 
 

@@ -64,6 +64,11 @@ class HFTokenizer:
         self._tokenizer.encode_special_tokens = not parse_special
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
+    def encode_batch(self, texts: Sequence[str], *, parse_special: bool = True) -> list[list[int]]:
+        """Return the ids of each text, without added tokens; uses every core unless TOKENIZERS_PARALLELISM=false."""
+        self._tokenizer.encode_special_tokens = not parse_special
+        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def _is_known(self, token: int) -> bool:
         return 0 <= token < self.vocab_size and self._tokenizer.id_to_token(token) is not None
 
