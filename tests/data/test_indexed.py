@@ -202,3 +202,11 @@ def test_find_and_parse_input_dir(tmp_path, make_corpus, monkeypatch):
     (tmp_path / "my data").mkdir()
     make_corpus(tmp_path / "my data" / "x", [3])
     assert parsed(f"{tmp_path}/my data") == [(tmp_path / "my data" / "x", 1.0)]
+
+
+def test_a_file_of_the_pair_stands_for_its_prefix(tmp_path, make_corpus):
+    make_corpus(tmp_path / "llama", [3])
+    write_pair(tmp_path / "gpt", [4])
+    assert [open_corpus(tmp_path / name).num_tokens for name in ("llama.bin", "llama.idx", "gpt_ids.npy")] == [3, 3, 4]
+    with pytest.raises(DataError, match=r"did you mean .*/llama\?"):
+        open_corpus(tmp_path / "llama.ix")

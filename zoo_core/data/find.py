@@ -132,4 +132,4 @@ def open_corpus(prefix: Path) -> Corpus:
         return open_indexed(prefix)
     if idx_npz_path(prefix).is_file() or ids_npy_path(prefix).is_file():
         return open_npy_pair(prefix)
-    return open_indexed(_prefix(str(prefix)))
+    return open_corpus(_prefix(str(prefix)))
