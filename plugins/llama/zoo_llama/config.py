@@ -70,7 +70,7 @@ class LlamaConfig(ModelConfig):
             "rope_scaling": self.rope_scaling.to_hf(),
         }
         # What a published file holds only where it is not the default.
-        optional = {"num_key_value_heads": None, "head_dim": None}
+        optional: dict[str, Any] = {"num_key_value_heads": None, "head_dim": None}
         optional |= {"fuse_attention_qkv": False, "fuse_attention_ffn": False}
         return {name: value for name, value in hf.items() if name not in optional or value != optional[name]}
 
