@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from zoo_core.pipeline import PipeLayer
 if TYPE_CHECKING:
     from zoo_core.tokenizers import Tokenizer
 
-__all__ = ["ENTRY_POINT_GROUP", "Architecture", "BrokenPlugin", "Found", "Registry", "registry"]
+__all__ = ["ENTRY_POINT_GROUP", "Architecture", "BrokenPlugin", "Found", "Registry", "find", "registry"]
 
 ENTRY_POINT_GROUP = "zoo"
 
@@ -79,6 +80,18 @@ class Architecture:
     def table(self, config: ModelConfig) -> dict[str, layout.Rule]:
         """Return the parameter table with one row a parameter, by single-card name."""
         return layout.expand(self.rules(config), config.num_hidden_layers)
+
+    def parameter_count(self, config: ModelConfig) -> int:
+        """Return the elements of all trained parameters, a tied one once, without writing every row out."""
+        total = 0
+        for rule in self.rules(config):
+            if rule.buffer or rule.single != rule.name:
+                continue
+            stars = rule.name.count("*")
+            times = len(rule.layers) if rule.layers is not None else config.num_hidden_layers
+            experts = len(rule.experts or ())
+            total += prod(rule.shape) * (times if stars else 1) * (experts if stars == 2 else 1)
+        return total
 
     def pipe_layers(self, config: ModelConfig) -> tuple[PipeLayer, ...]:
         """Return the layers of the model in order."""
@@ -274,7 +287,8 @@ class Registry:
             )
         names = {name: entry.name for name, (_, entry) in self._by_name.items()}
         near = nearest(word, names)
-        elsewhere = {name.casefold(): name for f in KNOWN if f.family not in have for name in f.models}
+        missing = [f for f in KNOWN if f.family not in have and not self._broken_plugin(f)]
+        elsewhere = {name.casefold(): name for f in missing for name in f.models}
         other = "" if near else nearest(word, elsewhere)
         if other:
             package = next(f.distribution for f in KNOWN if elsewhere[other] in f.models)
@@ -392,3 +406,8 @@ def _known_family(model: str) -> KnownFamily | None:
 def registry() -> Registry:
     """Return the registry of what is installed; plugins are loaded once a process."""
     return Registry()
+
+
+def find(model: str) -> Found:
+    """Return what a model name or folder means, among the installed plugins; see `Registry.find`."""
+    return registry().find(model)
