@@ -203,7 +203,7 @@ def test_shares_add_up(fake_family):
     parts = share(compose(Request(world=4, tensor=2, pipeline=2, accumulate=2), architecture, config), table)
     assert sum(part.global_elements for part in parts) == single[0].global_elements
     assert sorted(name for part in parts for name in part.parameters) == sorted(table)
-    assert parts[0].layers[0] == "fake.embed" and parts[1].layers[-1] == "lm_head"
+    assert parts[0].layers[0] == "embed" and parts[1].layers[-1] == "lm_head"
     assert parts[0].blocks == parts[1].blocks == 4
 
 

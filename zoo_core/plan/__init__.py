@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from zoo_core.plan.arguments import from_arguments, world_size
-from zoo_core.plan.compose import compose, facts, judge
+from zoo_core.plan.composer import compose, facts, judge
+from zoo_core.plan.model import chosen_model, configured
 from zoo_core.plan.plan import AXES, Axis, Coordinates, Plan
 from zoo_core.plan.request import Degrees, Recompute, Request
 from zoo_core.plan.rules import RULES, LegalityRule, ModelFacts, Verdict
-from zoo_core.plan.share import Share, share
+from zoo_core.plan.shares import Share, share
 
 __all__ = [
     "AXES",
@@ -22,7 +23,9 @@ __all__ = [
     "Request",
     "Share",
     "Verdict",
+    "chosen_model",
     "compose",
+    "configured",
     "facts",
     "from_arguments",
     "judge",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from zoo_core.plan.request import Recompute
+from zoo_core.plan.text import describe
 
 __all__ = ["AXES", "Axis", "Coordinates", "Plan"]
 
@@ -43,6 +44,7 @@ class Plan:
         stage_bounds: cut points into the list of pipeline layers; chunk c is [bounds[c], bounds[c + 1]) and belongs to
             stage c % pipeline; there are pipeline x virtual_stages chunks.
         layers: single-card prefix of each pipeline layer.
+        labels: a short name for each of `layers`, for people.
         blocks: which of `layers` are decoder blocks.
         remarks: padding, replication, and what was switched off; to be printed, logged and stored.
         nodes: machines.
@@ -67,6 +69,7 @@ class Plan:
     offload: bool = False
     stage_bounds: tuple[int, ...] = ()
     layers: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     blocks: tuple[bool, ...] = ()
     remarks: tuple[str, ...] = ()
     nodes: int = 1
@@ -136,8 +139,6 @@ class Plan:
         """Plain data for JSON: every field, and the derived batch sizes."""
         return {**asdict(self), "replicas": self.replicas, "global_batch": self.global_batch}
 
-    def describe(self) -> str:
-        """The plan in lines, for the terminal and the log."""
-        from zoo_core.plan.describe import describe
-
-        return describe(self)
+    def describe(self, stages: bool = True) -> str:
+        """The plan in lines, for the terminal and the log; `stages` lists which layers each holds."""
+        return describe(self, stages)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from zoo_core.plan.plan import Plan
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo_core.plan.plan import Plan
 
 __all__ = ["describe", "span"]
 
@@ -19,7 +22,7 @@ def span(plan: Plan, start: int, stop: int) -> str:
         if run:
             parts.append(_numbers(run))
             run = []
-        parts.append(plan.layers[layer].rpartition(".")[2] or plan.layers[layer])
+        parts.append(plan.labels[layer])
     if run:
         parts.append(_numbers(run))
     return ", ".join(parts)
@@ -29,8 +32,8 @@ def _numbers(run: list[int]) -> str:
     return f"block {run[0]}" if len(run) == 1 else f"blocks {run[0]}-{run[-1]}"
 
 
-def describe(plan: Plan) -> str:
-    """Return the plan in lines: axes, batch, memory choices, stages, remarks."""
+def describe(plan: Plan, stages: bool = True) -> str:
+    """Return the plan in lines: axes, batch, memory choices, stages if wanted, remarks."""
     sharding = f"{plan.sharding}" + (
         f" (stage {plan.sharding_stage}{', offload' if plan.offload else ''})" if plan.sharding_stage else ""
     )
@@ -48,7 +51,7 @@ def describe(plan: Plan) -> str:
     lines.append(f"batch      {made} = {plan.global_batch} samples a step{tokens}")
     every = f" every {plan.recompute_interval} blocks" if plan.recompute_interval > 1 else ""
     lines.append("recompute  " + plan.recompute + (every if plan.recompute != "none" else ""))
-    if plan.pipeline > 1:
+    if plan.pipeline > 1 and stages:
         for pipe in range(plan.pipeline):
             held = " | ".join(span(plan, start, stop) for start, stop in plan.chunks(pipe))
             lines.append(f"stage {pipe:<4} {held}")

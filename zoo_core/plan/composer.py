@@ -10,6 +10,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.errors import PlanError
 from zoo_core.plan.cut import cut
 from zoo_core.plan.nearest import as_flags, nearest_legal
+from zoo_core.plan.owner import labels, owners
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.request import Degrees, Request
 from zoo_core.plan.rules import Case, ModelFacts, Verdict, verdicts
@@ -49,6 +50,7 @@ def compose(request: Request, architecture: Architecture, config: ModelConfig, n
 def _plan(degrees: Degrees, model: ModelFacts) -> Plan:
     r = degrees.request
     is_block = tuple(layer.is_block for layer in model.layers)
+    prefixes = tuple(layer.prefix for layer in model.layers)
     return Plan(
         world=r.world,
         data=degrees.data,
@@ -65,7 +67,8 @@ def _plan(degrees: Degrees, model: ModelFacts) -> Plan:
         recompute_interval=r.recompute_interval,
         offload=r.offload,
         stage_bounds=cut(is_block, degrees.chunks, r.pipeline_cuts),
-        layers=tuple(layer.prefix for layer in model.layers),
+        layers=prefixes,
+        labels=labels(owners(model.table, prefixes, is_block), prefixes),
         blocks=is_block,
         remarks=(*degrees.remarks, *_layout_remarks(model, r.tensor), *_schedule_remarks(degrees)),
         nodes=r.nodes,

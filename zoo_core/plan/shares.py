@@ -8,9 +8,10 @@ from math import prod
 
 from zoo_core import layout
 from zoo_core.layout import Rule
+from zoo_core.plan.owner import owners
 from zoo_core.plan.plan import Plan
 
-__all__ = ["Share", "owner", "share"]
+__all__ = ["Share", "share"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Share:
 
     Args:
         stage: number of the stage.
-        layers: single-card prefixes, in the order they run.
+        layers: their labels, in the order they run.
         blocks: how many of them are decoder blocks.
         parameters: names of the parameters.
         local_elements: elements on each rank of the stage, padding and copies included.
@@ -38,28 +39,17 @@ class Share:
         return self.local_elements * each
 
 
-def owner(name: str, prefixes: Mapping[str, int]) -> int | None:
-    """Return the layer whose prefix `name` begins with, the longest one; `None` when there is none."""
-    words = name.split(".")
-    for length in range(len(words), 0, -1):
-        layer = prefixes.get(".".join(words[:length]))
-        if layer is not None:
-            return layer
-    return None
-
-
 def share(plan: Plan, table: Mapping[str, Rule]) -> tuple[Share, ...]:
     """Return what the ranks of each stage hold.
 
     A tied head on the embedding's stage is the same values and is counted once; on another stage it is held again.
     """
-    prefixes = {prefix: index for index, prefix in enumerate(plan.layers)}
+    owned = owners(table, plan.layers, plan.blocks)
     names: list[list[str]] = [[] for _ in range(plan.pipeline)]
     local, whole = [0] * plan.pipeline, [0] * plan.pipeline
     counted: set[tuple[int, str]] = set()
     for name, rule in table.items():
-        layer = owner(name, prefixes)
-        stage = plan.stage_of(layer) if layer is not None else 0
+        stage = plan.stage_of(owned[name])
         names[stage].append(name)
         if (stage, rule.single) in counted:
             continue
@@ -72,7 +62,7 @@ def share(plan: Plan, table: Mapping[str, Rule]) -> tuple[Share, ...]:
         shares.append(
             Share(
                 stage,
-                tuple(plan.layers[layer] for layer in held),
+                tuple(plan.labels[layer] for layer in held),
                 sum(plan.blocks[layer] for layer in held),
                 tuple(names[stage]),
                 local[stage],
