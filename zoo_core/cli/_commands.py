@@ -1,0 +1,54 @@
+"""The commands by name, each with its module and its line in `zoo --help`; plain data: help needs no imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "Entry", "overview"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command.
+
+    Args:
+        module: where it is: a click command called `command`, or when `direct`, `main(words, with_traceback) -> int`.
+        summary: what it does, in one line.
+        direct: its words are arguments of a run, which the arguments room parses instead of click.
+    """
+
+    module: str
+    summary: str
+    direct: bool = False
+
+
+COMMANDS: dict[str, Entry] = {
+    "models": Entry("zoo_core.cli.models", "list the models of the installed plugins"),
+    "plugins": Entry("zoo_core.cli.plugins", "list the installed plugins, and what is wrong with broken ones"),
+    "layout": Entry("zoo_core.cli.layout", "show every parameter of a model and how it splits"),
+    "plan": Entry("zoo_core.cli.plan", "say whether degrees are legal, and who then holds what", direct=True),
+    "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
+    "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
+    "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
+    "tokenizer": Entry("zoo_core.cli.tokenizer", "train and try tokenizers"),
+    "doctor": Entry("zoo_core.cli.doctor", "say what this machine has and what is missing"),
+    "completion": Entry("zoo_core.cli.completion", "print the completion script of a shell"),
+}
+
+
+def overview() -> str:
+    """Return what `zoo --help` prints."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [
+        "Usage: zoo COMMAND [ARGUMENTS]",
+        "",
+        "A model zoo for large language models on PaddlePaddle.",
+        "",
+        "Commands:",
+    ]
+    lines += [f"  {name:<{width}}{entry.summary}" for name, entry in COMMANDS.items()]
+    lines += [
+        "",
+        "zoo COMMAND --help says more. --version prints the version; --traceback shows where a failure arose.",
+    ]
+    return "\n".join(lines)
