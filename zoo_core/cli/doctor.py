@@ -101,15 +101,14 @@ def _processor(found: _Findings) -> None:
     memory = free_memory()
     if memory is not None:
         found.add("memory", f"{bytes_text(memory)} free")
-    before = dict(os.environ)
-    applied = apply_cpu_environment(1, os.environ)
+    applied = apply_cpu_environment(1, dict(os.environ))
     for name, meaning in CPU_VARIABLES.items():
         wanted = cpu_environment(1).get(name)
         if name in applied:
             text = f"{name}={applied[name]}, set by zoo for one process: {meaning}"
-        elif name in before:
-            other = f"; zoo would set {wanted}" if wanted not in (None, before[name]) else ""
-            text = f"{name}={before[name]}, set by you and kept{other}"
+        elif name in os.environ:
+            other = f"; zoo would set {wanted}" if wanted not in (None, os.environ[name]) else ""
+            text = f"{name}={os.environ[name]}, set by you and kept{other}"
         else:
             text = f"{name} not set: not needed on {cpu_vendor()}"
         found.add("environment", text)
