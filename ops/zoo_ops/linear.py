@@ -1,0 +1,109 @@
+"""Projections, embeddings and heads: on one card, and the forms that the engine puts in their place.
+
+Model code uses `paddle.nn.Linear`, `paddle.nn.Embedding`, `LMHead` and `project`; the engine swaps the layers for the
+parallel ones of this file, following the parameter table. A swapped layer keeps its place in the module tree, so the
+single-card parameter names stay.
+
+Shape legend: B batch, S sequence, H hidden, V vocabulary, I/O in and out features, v/i/o this rank's part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from zoo_ops import parallel
+
+__all__ = ["ColumnLinear", "LMHead", "RowLinear", "VocabEmbedding", "VocabHead", "project"]
+
+
+class LMHead(nn.Layer):  # type: ignore[misc]
+    """Hidden states to logits; the weight is [vocabulary, hidden], so that an embedding can be shared as it is."""
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([vocab_size, hidden_size])
+
+    def forward(self, x_BSH: Tensor) -> Tensor:
+        """Return logits [B, S, V]."""
+        return paddle.matmul(x_BSH, self.weight, transpose_y=True)
+
+
+class ColumnLinear(nn.Layer):  # type: ignore[misc]
+    """A Linear that holds some of the output features: weight [I, o], bias [o]."""
+
+    def __init__(self, weight: Any, bias: Any) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor, entered: bool = False) -> Tensor:
+        """Return this rank's output features [B, S, o].
+
+        Args:
+            x: [B, S, I], or this rank's part of the sequence.
+            entered: `x` is whole and its gradient is summed elsewhere (see `project`).
+        """
+        return F.linear(x if entered else parallel.enter(x), self.weight, self.bias)
+
+
+class RowLinear(nn.Layer):  # type: ignore[misc]
+    """A Linear that holds some of the input features: weight [i, O]; the whole bias [O] is added after the sum."""
+
+    def __init__(self, weight: Any, bias: Any) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x_BSi: Tensor) -> Tensor:
+        """Return [B, S, O], or this rank's part of the sequence of it."""
+        y = parallel.leave(F.linear(x_BSi, self.weight))
+        return y if self.bias is None else y + self.bias
+
+
+class VocabEmbedding(nn.Layer):  # type: ignore[misc]
+    """An embedding that holds the rows [start, start + v) of the vocabulary."""
+
+    def __init__(self, weight: Any, start: int) -> None:
+        super().__init__()
+        self.weight, self.start = weight, start
+
+    def forward(self, ids_BS: Tensor) -> Tensor:
+        """Return [B, S, H], or this rank's part of the sequence of it."""
+        local = ids_BS - self.start
+        mine = paddle.logical_and(local >= 0, local < self.weight.shape[0])
+        x_BSH = F.embedding(paddle.where(mine, local, paddle.zeros_like(local)), self.weight)
+        return parallel.leave(x_BSH * mine.unsqueeze(-1).astype(x_BSH.dtype))
+
+
+class VocabHead(nn.Layer):  # type: ignore[misc]
+    """A head that holds the rows [start, start + v) of the vocabulary, the last of them perhaps padding.
+
+    Args:
+        weight: [v, H].
+        start: first row.
+        vocab_size: rows of the whole vocabulary without padding.
+        gather: return the whole logits on every rank instead of this rank's part.
+    """
+
+    def __init__(self, weight: Any, start: int, vocab_size: int, gather: bool = False) -> None:
+        super().__init__()
+        self.weight, self.start, self.vocab_size, self.gather = weight, start, vocab_size, gather
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, S, v], or [B, S, V] when gathered."""
+        logits = paddle.matmul(parallel.enter(x), self.weight, transpose_y=True)
+        return parallel.gather_features(logits)[..., : self.vocab_size] if self.gather else logits
+
+
+def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
+    """Apply several projections to one input: queries, keys and values, say, or gate and up.
+
+    Where the layers are column-parallel, the input enters the region once for all of them: one gather on the way in
+    and one sum of the gradient on the way back.
+    """
+    if all(isinstance(layer, ColumnLinear) for layer in layers):
+        x = parallel.enter(x)
+        return tuple(layer(x, True) for layer in layers)
+    return tuple(layer(x) for layer in layers)

@@ -1,0 +1,201 @@
+"""What a block may know of the mesh, and the collectives of tensor and sequence parallelism.
+
+Nothing is parallel until the engine calls `configure`; until then every question is answered "rank 0 of 1" and every
+collective is the identity, so model code and its building blocks read as on one card.
+
+Tensor parallelism: Shoeybi et al. 2019, Megatron-LM, section 3. Sequence parallelism: Korthikanti et al. 2022,
+Reducing Activation Recomputation, section 4.2.2: between blocks each rank holds its part of the sequence, dim 1.
+
+Shape legend: B batch, S sequence, s part of the sequence on this rank, H features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor
+from paddle.autograd import PyLayer
+
+__all__ = [
+    "Axis",
+    "configure",
+    "copies_group",
+    "enter",
+    "gather_features",
+    "leave",
+    "sequence_parallel",
+    "sequence_shard",
+    "tensor_axis",
+]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the mesh as this rank sees it.
+
+    Args:
+        degree: number of ranks on the axis.
+        rank: this rank's place on it.
+        group: the `paddle.distributed` group; `None` when the degree is 1.
+    """
+
+    degree: int = 1
+    rank: int = 0
+    group: Any = None
+
+
+def _nccl_reduce_scatter(out: Tensor, x: Tensor, group: Any) -> None:
+    dist.reduce_scatter(out, x, group=group)
+
+
+@dataclass
+class _State:
+    tensor: Axis = Axis()
+    sequence_parallel: bool = False
+    reduce_scatter: Callable[[Tensor, Tensor, Any], None] = _nccl_reduce_scatter
+    copies: dict[int, Any] | None = None
+
+
+_state = _State()
+
+
+def configure(
+    tensor: Axis = Axis(),  # noqa: B008  a frozen value
+    sequence_parallel: bool = False,
+    reduce_scatter: Callable[[Tensor, Tensor, Any], None] | None = None,
+    copies: dict[int, Any] | None = None,
+) -> None:
+    """Set what this process is of the mesh; called by the engine, and with no arguments to go back to one card.
+
+    Args:
+        tensor: the tensor axis.
+        sequence_parallel: between blocks, activations are split over the tensor axis along the sequence.
+        reduce_scatter: `f(out, x, group)` along dim 0, where the backend has none of its own (gloo).
+        copies: for each number of copies of a key/value head, the group of the ranks that hold the same one.
+    """
+    _state.tensor = tensor
+    _state.sequence_parallel = sequence_parallel and tensor.degree > 1
+    _state.reduce_scatter = reduce_scatter or _nccl_reduce_scatter
+    _state.copies = copies
+
+
+def tensor_axis() -> Axis:
+    """The tensor axis; rank 0 of 1 when nothing is parallel."""
+    return _state.tensor
+
+
+def sequence_parallel() -> bool:
+    """Whether activations between blocks are split along the sequence."""
+    return _state.sequence_parallel
+
+
+def copies_group(copies: int) -> Any:
+    """The group of the ranks that hold the same copy of a key/value head."""
+    return (_state.copies or {})[copies]
+
+
+def sequence_shard(length: int) -> tuple[int, int]:
+    """This rank's part [start, stop) of a sequence of `length` between blocks."""
+    if not _state.sequence_parallel:
+        return 0, length
+    part = length // _state.tensor.degree
+    return _state.tensor.rank * part, (_state.tensor.rank + 1) * part
+
+
+def _all_reduce(x: Tensor) -> Tensor:
+    y = x.clone()
+    dist.all_reduce(y, group=_state.tensor.group)
+    return y
+
+
+def _all_gather(x: Tensor, dim: int) -> Tensor:
+    parts: list[Tensor] = []
+    dist.all_gather(parts, x.contiguous(), group=_state.tensor.group)
+    return paddle.concat(parts, axis=dim)
+
+
+def _reduce_scatter_sequence(x_BSH: Tensor) -> Tensor:
+    axis = _state.tensor
+    batch, length, *rest = x_BSH.shape
+    part = length // axis.degree
+    # reduce_scatter splits dim 0, so the ranks' parts of the sequence come first
+    order = [1, 0, 2, *range(3, 2 + len(rest))]
+    x = x_BSH.reshape([batch, axis.degree, part, *rest]).transpose(order).contiguous()
+    out = paddle.empty([1, batch, part, *rest], dtype=x.dtype)
+    _state.reduce_scatter(out, x, axis.group)
+    return out[0]
+
+
+class _Enter(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone() if x.stop_gradient else x * 1
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _all_reduce(grad)
+
+
+class _Leave(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _all_reduce(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _EnterSequence(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x_BsH: Tensor) -> Tensor:
+        return _all_gather(x_BsH, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BSH: Tensor) -> Tensor:
+        return _reduce_scatter_sequence(grad_BSH)
+
+
+class _LeaveSequence(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x_BSH: Tensor) -> Tensor:
+        return _reduce_scatter_sequence(x_BSH)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BsH: Tensor) -> Tensor:
+        return _all_gather(grad_BsH, 1)
+
+
+class _GatherFeatures(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.width = x.shape[-1]
+        return _all_gather(x, -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        start = _state.tensor.rank * ctx.width
+        return grad[..., start : start + ctx.width].contiguous()
+
+
+def enter(x: Tensor) -> Tensor:
+    """Into a column-parallel region: [B, s, H] or [B, S, H] -> [B, S, H]; sums the gradients on the way back."""
+    if _state.tensor.degree == 1:
+        return x
+    return _EnterSequence.apply(x) if _state.sequence_parallel else _Enter.apply(x)
+
+
+def leave(x: Tensor) -> Tensor:
+    """Out of a row-parallel region: sums the ranks' partial [B, S, H], and keeps this rank's [B, s, H] if split."""
+    if _state.tensor.degree == 1:
+        return x
+    return _LeaveSequence.apply(x) if _state.sequence_parallel else _Leave.apply(x)
+
+
+def gather_features(x: Tensor) -> Tensor:
+    """Join the last dim of all ranks of the tensor axis; the gradient is this rank's part."""
+    return x if _state.tensor.degree == 1 else _GatherFeatures.apply(x)

@@ -1,0 +1,173 @@
+"""Build the local stage: lazily on one card, swapped for its parallel form, and only then filled with its shard.
+
+`paddle.LazyGuard` allocates nothing, so a rank never holds more than its shard plus the one tensor being loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.base.framework import EagerParamBase
+
+from zoo_core.config import ModelConfig
+from zoo_core.errors import LayoutError
+from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
+from zoo_core.pipeline import PipeLayer
+from zoo_ops.init import initial, initial_slice
+from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
+
+__all__ = ["Held", "Source", "Stage", "build_layer", "from_seed", "initial_values"]
+
+Source = Callable[[Rule], "np.ndarray[Any, Any]"]
+"""Gives this rank's part of a parameter, in the element type it is to have (bfloat16 as uint16 bits)."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A parameter that this rank holds: its row of the table, and the tensor."""
+
+    rule: Rule
+    tensor: Any
+
+
+@dataclass
+class Stage:
+    """What is common to the layers that one rank builds.
+
+    Args:
+        table: single-card name -> row.
+        source: where values come from.
+        degree: of the tensor axis.
+        rank: place on the tensor axis.
+        dtype: element type of the parameters, "float32" or "bfloat16" or "float16".
+        gather_logits: the head returns whole logits on every rank.
+    """
+
+    table: Mapping[str, Rule]
+    source: Source
+    degree: int = 1
+    rank: int = 0
+    dtype: str = "float32"
+    gather_logits: bool = False
+
+    def __post_init__(self) -> None:
+        self.held: dict[str, Held] = {}
+
+
+def initial_values(rule: Rule, config: ModelConfig) -> Init:
+    """The row's initialiser, or by kind: zeros for a bias, ones for another 1-D parameter, else normal."""
+    if rule.init is not None:
+        return rule.init
+    if rule.name.endswith("bias"):
+        return Init("zeros")
+    return Init("ones") if len(rule.shape) == 1 else Init("normal", config.initializer_range)
+
+
+def from_seed(seed: int, config: ModelConfig, degree: int, rank: int) -> Source:
+    """Random values as a function of (seed, single-card name) only, never of the layout."""
+
+    def part(rule: Rule) -> np.ndarray[Any, Any]:
+        init = initial_values(rule, config)
+        if rule.dim is None:
+            return initial(seed, rule.single, rule.shape, init.kind, init.std)
+        local = np.zeros(local_shape(rule, degree), np.float32)
+        for p in pieces(rule, degree, rank):
+            index = (slice(None),) * rule.dim
+            local[(*index, slice(p.offset, p.offset + p.stop - p.start))] = initial_slice(
+                seed, rule.single, rule.shape, init.kind, init.std, (*index, slice(p.start, p.stop))
+            )
+        return local
+
+    return part
+
+
+def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
+    """Build one layer of the pipeline, put parallel layers in place, and load this rank's values.
+
+    Raises:
+        LayoutError: a parameter has no row, or the module around it cannot be split as its row says.
+    """
+    with paddle.LazyGuard():
+        layer = element.factory()
+    for path, module in list(layer.named_sublayers(include_self=True)):
+        prefix = ".".join(filter(None, (element.prefix, path)))
+        rules = {}
+        for own in [*module._parameters, *module._buffers]:
+            name = ".".join(filter(None, (prefix, own)))
+            if module._parameters.get(own) is None and own not in module._buffers:
+                continue
+            if own in module._buffers and name not in stage.table:
+                continue
+            if name not in stage.table:
+                raise LayoutError(f"parameter {name} has no row in the table", "", "add one to the plugin's layout.py")
+            rules[own] = stage.table[name]
+        if not rules:
+            continue
+        made = {own: _materialise(rule, stage) for own, rule in rules.items()}
+        swapped = _swap(module, rules, made, stage) if stage.degree > 1 else None
+        if swapped is not None:
+            _put(layer, path, swapped)
+            continue
+        for own, tensor in made.items():
+            if own in module._parameters:
+                module._parameters[own] = tensor
+            else:
+                module._buffers[own] = tensor
+    return layer
+
+
+def _put(layer: nn.Layer, path: str, module: nn.Layer) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        layer = layer._sub_layers[name]
+    layer._sub_layers[last] = module
+
+
+def _materialise(rule: Rule, stage: Stage) -> Any:
+    """Return this rank's tensor; a tied name that is already here is the same tensor."""
+    if rule.single in stage.held:
+        return stage.held[rule.single].tensor
+    owner = stage.table[rule.single]
+    values = stage.source(owner)
+    tensor = paddle.to_tensor(values)
+    if values.dtype == np.uint16:
+        tensor = tensor.view("bfloat16")
+    if str(tensor.dtype).rsplit(".", 1)[-1] != stage.dtype:
+        tensor = tensor.astype(stage.dtype)
+    if owner.buffer:
+        tensor.stop_gradient = True
+    else:
+        tensor = EagerParamBase.from_tensor(tensor, name=rule.single, trainable=True)
+        tensor.is_distributed = owner.dim is not None
+        tensor.no_sync = True  # values follow from the name or the checkpoint: nothing is broadcast at the start
+    stage.held[rule.single] = Held(owner, tensor)
+    return tensor
+
+
+def _swap(module: nn.Layer, rules: Mapping[str, Rule], made: Mapping[str, Any], stage: Stage) -> nn.Layer | None:
+    """The parallel form of a layer whose weight splits; `None` where the layer stays as it is."""
+    rule = rules.get("weight")
+    if rule is None or rule.dim is None:
+        return None
+    weight, bias = made["weight"], made.get("bias")
+    if isinstance(module, nn.Linear):
+        if isinstance(rule, Column | FusedColumn):
+            return ColumnLinear(weight, bias)
+        if isinstance(rule, Row):
+            return RowLinear(weight, bias)
+    if isinstance(rule, Vocab):
+        start = stage.rank * local_shape(rule, stage.degree)[0]
+        if isinstance(module, nn.Embedding):
+            return VocabEmbedding(weight, start)
+        if isinstance(module, LMHead):
+            return VocabHead(weight, start, rule.shape[0], stage.gather_logits)
+    raise LayoutError(
+        f"{rule.name} cannot be split as {type(rule).__name__}",
+        f"it belongs to a {type(module).__name__}",
+        "Column and Row rows are for nn.Linear, Vocab rows for nn.Embedding and zoo_ops.LMHead",
+    )

@@ -1,0 +1,107 @@
+"""A run of pipeline layers on one rank, called by fleet's schedules or by the engine itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paddle import nn
+from paddle.distributed.fleet.utils import recompute
+
+from zoo_core.pipeline import PipeLayer
+from zoo_core.plan import Plan
+from zoo_ops import Batch
+
+__all__ = ["Chunk", "Feed"]
+
+
+class Feed:
+    """The micro batches of one step, as every stage has them.
+
+    Each chunk sees the micro batches in order, under every schedule, so a counter for each chunk is enough.
+    """
+
+    def __init__(self) -> None:
+        self._batches: Sequence[Batch] = ()
+        self._taken: dict[int, int] = {}
+
+    def fill(self, batches: Sequence[Batch]) -> None:
+        """Start a step with these micro batches."""
+        self._batches, self._taken = batches, {}
+
+    def take(self, chunk: int) -> Batch:
+        """The next micro batch of `chunk`."""
+        turn = self._taken.get(chunk, 0)
+        self._taken[chunk] = turn + 1
+        return self._batches[turn]
+
+
+class Chunk(nn.Layer):  # type: ignore[misc]
+    """Consecutive pipeline layers; `chunk(x)` runs the next micro batch of its feed.
+
+    Args:
+        layers: the elements and the layers built from them.
+        number: of the chunk, in the order of the model.
+        feed: where the micro batches are.
+        plan: says what is recomputed.
+    """
+
+    def __init__(self, layers: Sequence[tuple[PipeLayer, nn.Layer]], number: int, feed: Feed, plan: Plan) -> None:
+        super().__init__()
+        self.number = number
+        self._feed = feed
+        self._elements = [element for element, _ in layers]
+        self._recomputed = _recomputed(self._elements, plan)
+        self.run = nn.LayerList([layer for _, layer in layers])
+        if plan.recompute == "full_attn":
+            for element, layer, wanted in zip(self._elements, self.run, self._recomputed, strict=True):
+                if wanted and element.attention:
+                    _recompute_inside(layer, element.attention)
+        self._whole = plan.recompute == "full"
+
+    def forward(self, x: Any) -> Any:
+        """Run the next micro batch of the feed; `x` is ignored by the first chunk."""
+        return self.through(None if self.number == 0 else x, self._feed.take(self.number))
+
+    def through(self, x: Any, batch: Batch, cache: Any = None, first_block: int = 0) -> Any:
+        """Run `batch` through the layers.
+
+        Args:
+            x: hidden states [B, S, H]; `None` into the first chunk.
+            cache: a `zoo_ops.Cache` over the blocks of this chunk, or `None`.
+            first_block: number in `cache` of the first block of this chunk.
+        """
+        block = first_block
+        for element, layer, wanted in zip(self._elements, self.run, self._recomputed, strict=True):
+            own = cache[block] if cache is not None and element.is_block else None
+            block += element.is_block
+            if self._whole and wanted and self.training and cache is None:
+                x = recompute(layer, x, batch, preserve_rng_state=False)
+            else:
+                x = layer(x, batch, own)
+        return x
+
+
+def _recomputed(elements: Sequence[PipeLayer], plan: Plan) -> list[bool]:
+    """Which of the layers are recomputed: every `recompute_interval`-th block of the chunk."""
+    chosen, block = [], 0
+    for element in elements:
+        interval = max(1, plan.recompute_interval)
+        chosen.append(element.is_block and plan.recompute != "none" and block % interval == 0)
+        block += element.is_block
+    return chosen
+
+
+def _recompute_inside(layer: nn.Layer, path: str) -> None:
+    """Recompute the sublayer at `path` in the backward pass."""
+    inner = layer
+    for name in path.split("."):
+        inner = getattr(inner, name)
+    plain = inner.forward
+
+    def forward(x: Any, batch: Batch, cache: Any = None) -> Any:
+        if cache is not None or not inner.training:
+            return plain(x, batch, cache)
+        return recompute(plain, x, batch, preserve_rng_state=False)
+
+    inner.forward = forward

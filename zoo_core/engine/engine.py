@@ -1,0 +1,265 @@
+"""One model on one mesh: steps, evaluation, logits, and what a checkpoint needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+from paddle.distributed.fleet.meta_parallel import LayerDesc, PipelineLayer
+
+from zoo_core.config import ModelConfig
+from zoo_core.engine.build import Source, Stage, build_layer
+from zoo_core.engine.chunk import Chunk, Feed
+from zoo_core.engine.mesh import Mesh
+from zoo_core.engine.optimizer import OptimizerSettings, Updater
+from zoo_core.layout import Rule, Vocab, local_shape
+from zoo_core.registry import Architecture
+from zoo_ops import Batch, cross_entropy
+from zoo_ops.kernels import Kernels, set_kernels
+from zoo_ops.loss import IGNORE
+
+__all__ = ["Engine", "MicroBatch", "StepResult", "to_batch"]
+
+MicroBatch = Mapping[str, "np.ndarray[Any, Any]"]
+"""`input_ids` and `labels`, int64 [B, S], and perhaps other fields of `zoo_ops.Batch`."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a training step tells.
+
+    Args:
+        loss: mean over all tokens of the global batch that bear a loss.
+        grad_norm: global norm before clipping.
+        tokens: number of those tokens.
+    """
+
+    loss: float
+    grad_norm: float
+    tokens: int
+
+
+def to_batch(fields: MicroBatch) -> Batch:
+    """Put a micro batch on the device."""
+    return Batch(**{name: paddle.to_tensor(values) for name, values in fields.items()})
+
+
+class _ChunkDesc(LayerDesc):  # type: ignore[misc]
+    """Tells fleet of a chunk that is built on the rank that holds it."""
+
+    def __init__(self, build: Any) -> None:
+        super().__init__(Chunk)
+        self._build = build
+
+    def build_layer(self, **ignored: Any) -> Chunk:
+        return self._build()  # type: ignore[no-any-return]
+
+
+class Engine:
+    """A model, built and filled on this rank's part of the mesh.
+
+    Args:
+        mesh: the groups.
+        architecture: the plugin's hooks.
+        config: of the model.
+        source: where parameter values come from.
+        dtype: of the parameters.
+        settings: of the optimizer; `None` for a model that is only run.
+        kernels: which fused kernels model code may use.
+        gather_logits: keep whole logits on every rank of the tensor axis.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        architecture: Architecture,
+        config: ModelConfig,
+        source: Source,
+        dtype: str = "float32",
+        settings: OptimizerSettings | None = None,
+        kernels: Kernels | None = None,
+        gather_logits: bool = False,
+        amp: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.mesh, self.config = mesh, config
+        self.table: dict[str, Rule] = architecture.table(config)
+        self._amp = dict(amp or {"enable": False})
+        set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
+        plan = mesh.plan
+        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits)
+        self._feed = Feed()
+        self._elements = architecture.pipe_layers(config)
+        self._denominator = 1.0
+        self._training = True
+        self.pipeline: Any = None
+        bounds = plan.stage_bounds or (0, len(self._elements))
+        if plan.pipeline > 1:
+            descs = [_ChunkDesc(self._chunk_builder(c, bounds[c], bounds[c + 1])) for c in range(len(bounds) - 1)]
+            layers: nn.Layer = PipelineLayer(
+                descs,
+                topology=mesh.hcg.topology(),
+                loss_fn=self._loss,
+                seg_method="layer:Chunk",
+                num_virtual_pipeline_stages=plan.virtual_stages,
+            )
+            self.pipeline = self._schedule(layers)
+        else:
+            layers = self._chunk_builder(0, 0, len(self._elements))()
+        self.layers = layers
+        self.held = self._stage.held
+        tied = frozenset(rule.single for rule in self.table.values() if rule.single != rule.name)
+        self.updater = Updater(layers, self.held, mesh, settings, tied) if settings is not None else None
+
+    def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
+        def build() -> Chunk:
+            layers = [(element, build_layer(element, self._stage)) for element in self._elements[start:stop]]
+            return Chunk(layers, number, self._feed, self.mesh.plan)
+
+        return build
+
+    def _schedule(self, layers: Any) -> Any:
+        from paddle.distributed.fleet.meta_parallel import PipelineParallel
+        from paddle.distributed.fleet.meta_parallel.pipeline_parallel import PipelineParallelWithInterleave
+
+        kind = PipelineParallelWithInterleave if self.mesh.plan.virtual_stages > 1 else PipelineParallel
+        return kind(layers, self.mesh.hcg, self.mesh.strategy)
+
+    def _vocab(self) -> dict[str, int]:
+        """How the head's logits are split, for the loss."""
+        plan = self.mesh.plan
+        if plan.tensor == 1 or self._stage.gather_logits:
+            return {}
+        head = next(rule for rule in reversed(self.table.values()) if isinstance(rule, Vocab))
+        return {"start": self.mesh.place.tensor * local_shape(head, plan.tensor)[0], "vocab_size": head.shape[0]}
+
+    def _loss(self, logits: Any, labels: Any) -> Any:
+        """The loss of a micro batch such that fleet's mean over micro batches and replicas is the global mean."""
+        total = cross_entropy(logits, labels, **self._vocab()).sum()
+        return total * self._denominator
+
+    def train_step(self, batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
+        """Take one optimizer step over `accumulate` micro batches of this replica.
+
+        Raises:
+            ValueError: the number of micro batches is not the plan's.
+        """
+        plan = self.mesh.plan
+        if len(batches) != plan.accumulate:
+            raise ValueError(f"{len(batches)} micro batches for a plan that accumulates {plan.accumulate}")
+        if self.updater is None:
+            raise ValueError("this engine was built without an optimizer")
+        tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
+        self._denominator = plan.accumulate * plan.replicas / max(tokens, 1.0)
+        ready = [to_batch(b) for b in batches]
+        self._mode(training=True)
+        self._feed.fill(ready)
+        if self.pipeline is not None:
+            loss = self._run_pipeline(ready)
+        else:
+            loss = self._accumulate(ready)
+        norm = self.updater.step(learning_rate)
+        mean = self._all_replicas(float(loss)) / plan.replicas
+        return StepResult(mean, float(norm), int(tokens))
+
+    def _accumulate(self, batches: Sequence[Batch]) -> Any:
+        total = paddle.zeros([])
+        for batch in batches:
+            with paddle.amp.auto_cast(**self._amp):
+                logits = self.updater.model(_nothing()) if self.updater else None
+                loss = self._loss(logits, batch.labels) / len(batches)
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    def _run_pipeline(self, batches: Sequence[Batch]) -> Any:
+        pipeline = self.pipeline
+        pipeline.set_virtual_pipeline_rank(0)
+        pipeline.processed_steps = max(pipeline.processed_steps, 1)
+        with paddle.amp.auto_cast(**self._amp):
+            return pipeline.forward_backward_pipeline(_micro_batches(batches), None)
+
+    def _all_replicas(self, value: float) -> float:
+        """Sum over the replicas (data x sharding); the other axes hold the same value."""
+        plan = self.mesh.plan
+        if plan.replicas == 1:
+            return value
+        total = paddle.to_tensor([value], dtype="float64")
+        for degree, group in (
+            (plan.data, self.mesh.hcg.get_data_parallel_group()),
+            (plan.sharding, self.mesh.hcg.get_sharding_parallel_group()),
+        ):
+            if degree > 1:
+                dist.all_reduce(total, group=group)
+        return float(total)
+
+    def _mode(self, training: bool) -> None:
+        if self._training != training or training != self.layers.training:
+            self._training = training
+            model = self.updater.model if self.updater is not None else self.layers
+            (model.train if training else model.eval)()
+            if self.pipeline is not None:
+                (self.pipeline.train if training else self.pipeline.eval)()
+
+    def evaluate(self, batches: Sequence[MicroBatch]) -> tuple[float, int]:
+        """Return the sum of the loss over all replicas' tokens that bear one, and their number.
+
+        Every replica passes the same number of micro batches, of one shape.
+        """
+        plan = self.mesh.plan
+        tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
+        self._mode(training=False)
+        self._denominator = 1.0
+        total = 0.0
+        with paddle.no_grad():
+            if self.pipeline is None:
+                for fields in batches:
+                    self._feed.fill([to_batch(fields)])
+                    model = self.updater.model if self.updater is not None else self.layers
+                    total += float(self._loss(model(_nothing()), paddle.to_tensor(fields["labels"])))
+            else:
+                # the schedules run `accumulate` micro batches at a time: the last round is filled with unlabelled ones
+                self.pipeline._p2p_helper.clear_meta_cache()
+                for start in range(0, len(batches), plan.accumulate):
+                    part = list(batches[start : start + plan.accumulate])
+                    empty = {**part[-1], "labels": np.full_like(part[-1]["labels"], IGNORE)}
+                    ready = [to_batch(b) for b in part + [empty] * (plan.accumulate - len(part))]
+                    self._feed.fill(ready)
+                    loss = self.pipeline.eval_batch(_micro_batches(ready), compute_loss=True)
+                    total += float(loss) * plan.accumulate
+                self.pipeline._p2p_helper.clear_meta_cache()
+        return self._all_replicas(total), int(tokens)
+
+    def logits(self, fields: MicroBatch, cache: Any = None) -> Any:
+        """Return logits [B, S, V] of one micro batch on the ranks of the last stage, elsewhere `None`.
+
+        They are whole when the engine was built with `gather_logits`.
+        """
+        self._mode(training=False)
+        batch = to_batch(fields)
+        with paddle.no_grad():
+            if self.pipeline is None:
+                return self.layers.through(None, batch, cache)
+            self.pipeline._p2p_helper.clear_meta_cache()
+            self._feed.fill([batch] * self.mesh.plan.accumulate)
+            found = self.pipeline.eval_batch(_micro_batches([batch] * self.mesh.plan.accumulate), compute_loss=False)
+            self.pipeline._p2p_helper.clear_meta_cache()
+        return found[0] if self.mesh.is_last_stage and found is not None else None
+
+
+def _nothing() -> Any:
+    """Stands for the input of the first chunk, which takes its micro batch from the feed."""
+    return paddle.zeros([1])
+
+
+def _micro_batches(batches: Sequence[Batch]) -> Iterator[tuple[Any, Any]]:
+    """What fleet's schedules draw from: an input for the first stage, labels for the last.
+
+    A stage draws once a micro batch if it is one of both, so each draw is the next micro batch.
+    """
+    for batch in batches:
+        yield _nothing(), batch.labels

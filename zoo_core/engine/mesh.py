@@ -1,0 +1,146 @@
+"""The mesh: fleet's groups for a plan, and what this rank is on each axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from paddle.distributed import fleet
+
+from zoo_core.engine import cpu
+from zoo_core.plan import Coordinates, Plan
+from zoo_ops import parallel
+
+__all__ = ["Mesh", "make_mesh"]
+
+_turns = itertools.count()
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The groups of a plan in this process; built once a process.
+
+    Args:
+        plan: what was composed.
+        rank: global rank.
+        place: coordinates of the rank.
+        hcg: fleet's hybrid communicate group; `None` in a single process.
+        strategy: fleet's strategy; `None` in a single process.
+        ends: the group of the first and the last pipeline stage, which share tied weights; `None` elsewhere.
+    """
+
+    plan: Plan
+    rank: int = 0
+    place: Coordinates = Coordinates(0, 0, 0, 0)
+    hcg: Any = None
+    strategy: Any = None
+    ends: Any = None
+
+    @property
+    def replica(self) -> int:
+        """Which stream of samples this rank reads."""
+        return self.plan.replica_of(self.rank)
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank holds the embedding."""
+        return self.place.pipe == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank holds the head."""
+        return self.place.pipe == self.plan.pipeline - 1
+
+    def exchange(self, text: str) -> list[str]:
+        """Give `text` to every process and return everybody's, in rank order; waits as long as it takes.
+
+        It goes through the rendezvous store, so that ranks may be minutes apart (gloo gives up after 30 s).
+        """
+        if self.plan.world == 1:
+            return [text]
+        store = _store()
+        turn = next(_turns)
+        store.set(f"zoo/exchange/{turn}/{self.rank}", text or " ")
+        return [_wait_for(store, f"zoo/exchange/{turn}/{rank}") for rank in range(self.plan.world)]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.exchange("here")
+
+
+def _store() -> Any:
+    return paddle.base.core.create_or_get_global_tcp_store()
+
+
+def _wait_for(store: Any, key: str) -> str:
+    store.wait(key)
+    text = bytes(store.get(key)).decode()
+    return "" if text == " " else text
+
+
+def make_mesh(plan: Plan) -> Mesh:
+    """Make fleet's groups for `plan` and tell `zoo_ops.parallel` where this rank stands.
+
+    Every process of the job calls it, with an equal plan.
+    """
+    if plan.device == "cpu":
+        paddle.set_device("cpu")
+    if plan.world == 1:
+        parallel.configure()
+        return Mesh(plan)
+    if plan.device == "cpu":
+        cpu.activate()
+    strategy = fleet.DistributedStrategy()
+    strategy.hybrid_configs = {
+        "dp_degree": plan.data,
+        "mp_degree": plan.tensor,
+        "pp_degree": plan.pipeline,
+        "sharding_degree": plan.sharding,
+    }
+    strategy.pipeline_configs = {
+        "accumulate_steps": plan.accumulate,
+        "micro_batch_size": plan.micro_batch,
+        # under sequence parallelism ranks of the tensor axis send different tensors
+        "enable_partial_send_recv": not plan.sequence_parallel and plan.device != "cpu",
+    }
+    fleet.init(is_collective=True, strategy=strategy)
+    hcg = fleet.get_hybrid_communicate_group()
+    rank = dist.get_rank()
+    place = plan.coordinates(rank)
+    tensor = parallel.Axis(plan.tensor, place.tensor, hcg.get_model_parallel_group() if plan.tensor > 1 else None)
+    parallel.configure(
+        tensor,
+        plan.sequence_parallel,
+        cpu.reduce_scatter if plan.device == "cpu" else None,
+        _copies_groups(plan, rank),
+    )
+    if plan.pipeline > 1 and plan.device == "cpu":
+        cpu.connect_pipeline(rank)
+    return Mesh(plan, rank, place, hcg, strategy, _ends_group(plan, rank))
+
+
+def _copies_groups(plan: Plan, rank: int) -> dict[int, Any]:
+    """For every number of copies a key/value head may have, the group of the ranks that hold the same one."""
+    groups = {}
+    for copies in (c for c in range(2, plan.tensor + 1) if plan.tensor % c == 0):
+        for first in range(0, plan.world, copies):
+            ranks = list(range(first, first + copies))  # the tensor axis varies fastest, so copies are neighbours
+            group = dist.new_group(ranks)
+            if rank in ranks:
+                groups[copies] = group
+    return groups
+
+
+def _ends_group(plan: Plan, rank: int) -> Any:
+    if plan.pipeline == 1:
+        return None
+    found = None
+    for other in range(plan.world):
+        if plan.coordinates(other).pipe == 0:
+            stages = plan.group("pipe", other)
+            group = dist.new_group([stages[0], stages[-1]])
+            if rank in (stages[0], stages[-1]):
+                found = group
+    return found

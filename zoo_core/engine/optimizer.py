@@ -1,0 +1,277 @@
+"""AdamW under every sharding stage, behind one small face.
+
+Sharding is fleet's: stage 1 is `HybridParallelOptimizer`, stages 2 and 3 are `GroupShardedStage2` and
+`GroupShardedStage3`, constructed directly (Rajbhandari et al. 2020, ZeRO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+import paddle.distributed as dist
+from paddle.base.framework import EagerParamBase, default_main_program
+
+from zoo_core.engine import cpu
+from zoo_core.engine.build import Held
+from zoo_core.engine.clip import GlobalNorm
+from zoo_core.engine.mesh import Mesh
+from zoo_core.layout import copied
+
+__all__ = ["OptimizerSettings", "State", "Updater"]
+
+_SLICED_ABOVE = 1024
+"""Under stage 3, parameters of at most so many elements (norms, biases) stay whole."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW (Loshchilov and Hutter 2019).
+
+    Args:
+        beta1, beta2, epsilon: of Adam.
+        weight_decay: decoupled decay of every trained parameter but biases and norms.
+        max_grad_norm: clip the global norm to this; 0 does not clip.
+        master_weights: keep fp32 copies of half-precision weights.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    master_weights: bool = False
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Whether weight decay applies: not to biases and norms."""
+        last = name.rsplit(".", 2)
+        return not name.endswith("bias") and "norm" not in last[-2] and not last[-2].startswith("ln_")
+
+
+@dataclass(frozen=True)
+class State:
+    """An optimizer state of a parameter on this rank.
+
+    Args:
+        name: single-card name of the parameter.
+        role: "moment1", "moment2" or "master".
+        tensor: the local values, or a flat range of them.
+        flat: [start, stop) of the flattened local parameter under stage 3, else `None`.
+    """
+
+    name: str
+    role: str
+    tensor: Any
+    flat: tuple[int, int] | None
+
+
+class Updater:
+    """Reduces gradients over the mesh, clips, and steps.
+
+    Args:
+        layers: the local stage, a `paddle.nn.Layer` that holds every trained parameter of this rank.
+        held: its parameters by single-card name.
+        mesh: the groups.
+        settings: of AdamW.
+        tied: names of parameters that the first and the last layer of the model share.
+    """
+
+    def __init__(
+        self, layers: Any, held: Mapping[str, Held], mesh: Mesh, settings: OptimizerSettings, tied: frozenset[str]
+    ) -> None:
+        self._tied_names = tied
+        self._held, self._mesh, plan = held, mesh, mesh.plan
+        self._trained = {n: h for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
+        self.clip = GlobalNorm(held, mesh, settings.max_grad_norm)
+        self.adamw = paddle.optimizer.AdamW(
+            learning_rate=0.0,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            epsilon=settings.epsilon,
+            parameters=[h.tensor for h in self._trained.values()],
+            weight_decay=settings.weight_decay,
+            apply_decay_param_fun=lambda name: settings.decays(name.removeprefix("slice@")),
+            grad_clip=self.clip,
+            multi_precision=settings.master_weights,
+        )
+        self.model: Callable[[Any], Any] = layers
+        self._stage3: Any = None
+        self._optimizer: Any = self.adamw
+        if plan.sharding_stage == 2:
+            self._shard_gradients(layers)
+        elif plan.sharding_stage == 3:
+            self._shard_parameters(layers)
+        elif plan.world > 1:
+            from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import HybridParallelOptimizer
+
+            self._optimizer = HybridParallelOptimizer(self.adamw, mesh.hcg, mesh.strategy)
+            self._optimizer._dp_enable = plan.data > 1
+        self._tied = self._ends()
+        self.clip.tied = frozenset(self._tied)
+
+    def _groups(self) -> dict[str, Any]:
+        hcg, plan = self._mesh.hcg, self._mesh.plan
+        return {
+            "group": hcg.get_sharding_parallel_group(),
+            "dp_group": hcg.get_data_parallel_group() if plan.data > 1 else None,
+            "device": plan.device,
+        }
+
+    def _shard_gradients(self, layers: Any) -> None:
+        from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_optimizer_stage2 import (
+            GroupShardedOptimizerStage2,
+        )
+        from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_stage2 import GroupShardedStage2
+
+        plan = self._mesh.plan
+        if plan.device == "cpu":
+            cpu.sharding_on_cpu()
+        self._optimizer = GroupShardedOptimizerStage2(
+            params=[h.tensor for h in self._trained.values()],
+            optim=self.adamw,
+            offload=plan.offload,
+            pretrain_sync_models=False,
+            **self._groups(),
+        )
+        # gradient buffers are views that gloo's reduce does not keep
+        size = 0 if plan.device == "cpu" else 2**23
+        self.model = GroupShardedStage2(layers, self._optimizer, buffer_max_size=size, **self._groups())
+
+    def _shard_parameters(self, layers: Any) -> None:
+        from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_stage3 import GroupShardedStage3
+
+        plan = self._mesh.plan
+        if plan.device == "cpu":
+            cpu.sharding_on_cpu()
+        self._stage3 = GroupShardedStage3(
+            layers,
+            self.adamw,
+            segment_size=_SLICED_ABOVE,
+            pretrain_sync_models=False,
+            sync_comm=plan.device == "cpu",
+            offload=plan.offload,
+            **self._groups(),
+        )
+        self.model, self._optimizer = self._stage3, self._stage3._optim
+        self.clip.whole_on_all = frozenset(p.name for p in self._stage3._unslice_params)
+
+    def _ends(self) -> list[str]:
+        """Names of the trained parameters that both ends of the pipeline hold."""
+        if self._mesh.ends is None:
+            return []
+        return [name for name in self._trained if name in self._tied_names]
+
+    def _gradient(self, held: Held) -> Any:
+        """The tensor that holds the parameter's gradient now: whole, this rank's slice of it, or None."""
+        if self._stage3 is not None and getattr(held.tensor, "bw_storage", None) is not None:
+            return held.tensor.bw_storage
+        main = getattr(held.tensor, "main_grad", None)
+        return held.tensor.grad if main is None else main
+
+    def _sum_partial(self) -> None:
+        """Sum, once a step, the gradients of which each rank of an axis has a part."""
+        plan, place = self._mesh.plan, self._mesh.place
+        from zoo_ops import parallel
+
+        for held in self._trained.values():
+            grad = self._gradient(held)
+            if grad is None:
+                continue
+            rule = held.rule
+            partial = getattr(rule, "partial_grad", False)
+            if plan.tensor > 1 and (
+                partial or (plan.sequence_parallel and getattr(rule, "sequence_parallel_grad", False))
+            ):
+                dist.all_reduce(grad, group=parallel.tensor_axis().group)
+            if plan.tensor > 1 and rule.dim is not None:
+                for start, stop, copies in copied(rule, plan.tensor, place.tensor):
+                    part = paddle.slice(grad, [rule.dim], [start], [stop]).contiguous()
+                    dist.all_reduce(part, group=parallel.copies_group(copies))
+                    index = (slice(None),) * rule.dim
+                    grad[(*index, slice(start, stop))] = part
+        for name in self._tied:
+            dist.all_reduce(self._gradient(self._trained[name]), group=self._mesh.ends)
+
+    def step(self, learning_rate: float) -> Any:
+        """Update the parameters from their gradients, clear these, and return the global norm before clipping."""
+        with paddle.no_grad():
+            self._sum_partial()
+        self.adamw.set_lr(learning_rate)
+        self._optimizer.step()
+        if self._stage3 is None:
+            # gradients are dropped, not zeroed: a parameter without one must not reach the clip
+            for held in self._trained.values():
+                if self._mesh.plan.sharding_stage != 2:
+                    held.tensor.clear_gradient(False)
+            if self._mesh.plan.sharding_stage == 2:
+                self._optimizer.clear_grad()
+        else:
+            self._optimizer.clear_grad()
+        return self.clip.norm
+
+    def owns(self, name: str) -> bool:
+        """Whether this rank of the sharding axis holds the optimizer states of a parameter (whole or a slice)."""
+        plan = self._mesh.plan
+        if plan.sharding_stage == 1:
+            return bool(self._optimizer._param2rank[name] == self._mesh.place.sharding)
+        if plan.sharding_stage == 2:
+            return bool(self._optimizer.param2rank[name] == self._mesh.place.sharding)
+        return True
+
+    def flat_range(self, name: str) -> tuple[int, int] | None:
+        """The range of the flattened local parameter that this rank holds under stage 3; `None` for the whole."""
+        if self._stage3 is None or name not in self._stage3._param2buffer:
+            return None
+        start, stop = self._stage3._param2buffer[name][self._mesh.place.sharding]
+        return int(start), int(stop)
+
+    def weight(self, name: str) -> Any:
+        """The local values of a parameter, or this rank's flat range of them under stage 3."""
+        tensor = self._held[name].tensor
+        return tensor if self.flat_range(name) is None else tensor.fw_storage
+
+    def states(self) -> Iterator[State]:
+        """Every optimizer state that this rank holds."""
+        for name in self._trained:
+            if not self.owns(name):
+                continue
+            flat = self.flat_range(name)
+            key = name if flat is None else f"slice@{name}"
+            for role in ("moment1", "moment2"):
+                yield State(name, role, self._accumulator(role, key), flat)
+            master = self.adamw._master_weights.get(key) if self.adamw._multi_precision else None
+            if master is not None:
+                yield State(name, "master", master, flat)
+
+    def _accumulator(self, role: str, key: str) -> Any:
+        return self.adamw._accumulators[role][key]
+
+    def make_states(self) -> None:
+        """Make the optimizer states now, zero, so that `load` can fill them before the first step."""
+        for name, held in self._trained.items():
+            if not self.owns(name):
+                continue
+            target = held.tensor
+            if self.flat_range(name) is not None:
+                storage = held.tensor.fw_storage
+                target = EagerParamBase(shape=storage.shape, dtype=storage.dtype, name=f"slice@{name}")
+            self.adamw._create_accumulators(default_main_program().global_block(), [target])
+
+    def powers(self) -> tuple[float, float]:
+        """beta1 and beta2 to the power of the steps taken, as AdamW holds them; (1, 1)-like before the first."""
+        for role in ("beta1_pow_acc",):
+            for key in self.adamw._accumulators[role]:
+                return (
+                    float(self.adamw._accumulators["beta1_pow_acc"][key]),
+                    float(self.adamw._accumulators["beta2_pow_acc"][key]),
+                )
+        return self.adamw._beta1, self.adamw._beta2
+
+    def set_powers(self, beta1: float, beta2: float) -> None:
+        """Set the powers of every state, after `make_states`."""
+        for role, value in (("beta1_pow_acc", beta1), ("beta2_pow_acc", beta2)):
+            for tensor in self.adamw._accumulators[role].values():
+                tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))
