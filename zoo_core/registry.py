@@ -199,6 +199,11 @@ class Registry:
         for architecture in self._architectures:
             if architecture.family.casefold() == name.casefold():
                 return architecture
+        families = [architecture.family for architecture in self._architectures]
+        near = nearest(name, families)
+        if near or not _known_family(name):
+            todo = f"did you mean {near!r}?" if near else "`zoo plugins` lists what there is"
+            raise UnknownModelError(f"no family {name!r}", "installed: " + (", ".join(families) or "none"), todo)
         raise self._unknown(name)
 
     def find(self, model: str) -> Found:

@@ -192,7 +192,9 @@ def test_a_device_that_this_paddle_lacks_is_refused(capsys):
     ("words", "text"),
     [
         (["modles"], "did you mean 'models'"),
-        (["models", "--jsn"], "--json"),
+        (["models", "--jsn"], "did you mean --json"),
+        (["plugins", "x"], "zoo plugins --help"),
+        (["models", "--family", "lama"], "did you mean 'llama'"),
         (["layout"], "Missing argument 'MODEL'"),
         (["layout", "qwen/qwen-8b"], "did you mean 'Qwen/Qwen3-8B'"),
         (["layout", "bigscience/bloom-7b1"], "pip install zoo-bloom"),

@@ -14,7 +14,8 @@ class Entry:
     Args:
         module: where it is: a click command called `command`, or when `direct`, `main(words, with_traceback) -> int`.
         summary: what it does, in one line.
-        direct: its words are arguments of a run, which the arguments room parses instead of click.
+        direct: it takes its words apart itself, without click, because it must be quick or its words are arguments of
+            a run, which the arguments room parses.
     """
 
     module: str
@@ -23,8 +24,10 @@ class Entry:
 
 
 COMMANDS: dict[str, Entry] = {
-    "models": Entry("zoo_core.cli.models", "list the models of the installed plugins"),
-    "plugins": Entry("zoo_core.cli.plugins", "list the installed plugins, and what is wrong with broken ones"),
+    "models": Entry("zoo_core.cli.models", "list the models of the installed plugins", direct=True),
+    "plugins": Entry(
+        "zoo_core.cli.plugins", "list the installed plugins, and what is wrong with broken ones", direct=True
+    ),
     "layout": Entry("zoo_core.cli.layout", "show every parameter of a model and how it splits"),
     "plan": Entry("zoo_core.cli.plan", "say whether degrees are legal, and who then holds what", direct=True),
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),

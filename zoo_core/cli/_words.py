@@ -1,24 +1,26 @@
-"""Words of a command line that the arguments room parses: taking a command's own options off, and completing names."""
+"""Taking options off the words of a command line, for commands that load no click."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from zoo_core.arguments._registry import SPECS
 from zoo_core.cli._failures import UsageFailure
-from zoo_core.registry import registry
+from zoo_core.errors import nearest
 
-__all__ = ["argument_flags", "model_names", "split_model", "take_option", "take_switch"]
-
-
-def argument_flags() -> dict[str, str]:
-    """Return every argument's flag and what it means, for completion."""
-    return {f"--{name}": spec.help for name, spec in SPECS.items()}
+__all__ = ["nothing_left", "split_model", "take_option", "take_switch"]
 
 
-def model_names() -> dict[str, str]:
-    """Return every installed model's name and note, for completion."""
-    return {entry.name: entry.note for _, entry in registry().models}
+def nothing_left(words: Sequence[str], command: str, known: Iterable[str]) -> None:
+    """Check that every word was taken.
+
+    Raises:
+        UsageFailure: one is left; suggests the nearest option.
+    """
+    if not words:
+        return
+    near = nearest(words[0].partition("=")[0], known)
+    todo = f"did you mean {near}?" if near else f"zoo {command} --help says what there is"
+    raise UsageFailure(f"zoo {command} does not know {words[0]!r}", "", todo)
 
 
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:

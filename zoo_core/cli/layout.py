@@ -10,10 +10,11 @@ from click.shell_completion import CompletionItem
 
 from zoo_core import layout
 from zoo_core.cli._text import bytes_text, count_text, print_json, table
+from zoo_core.config import ModelConfig
 from zoo_core.errors import PlanError
 from zoo_core.layout import Rule
-from zoo_core.plan import configured
-from zoo_core.registry import registry
+from zoo_core.plan import configured, owners
+from zoo_core.registry import Architecture, registry
 
 __all__ = ["command"]
 
@@ -64,6 +65,8 @@ def command(model: str, tensor: int, scale: str | None, by_row: bool, as_json: b
             }
         )
         return
+    if not by_row:
+        shown = _in_model_order(found.architecture, config, parameters)
     rows = [_row(name, rule, tensor) for name, rule in shown.items()]
     head = ("PARAMETER", "GLOBAL", "LOCAL", "SPLIT", "HUGGING FACE")
     kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
@@ -72,6 +75,13 @@ def command(model: str, tensor: int, scale: str | None, by_row: bool, as_json: b
     click.echo(f"\n{found.name}: {len(parameters)} parameters, {count_text(whole)} elements ({whole:,})")
     sizes = f"{bytes_text(local * each)} in {config.torch_dtype}"
     click.echo(f"each of {tensor} ranks: {count_text(local)} elements, {sizes}" if tensor > 1 else sizes)
+
+
+def _in_model_order(architecture: Architecture, config: ModelConfig, table_: dict[str, Rule]) -> dict[str, Rule]:
+    """The parameters layer by layer; the table has them row by row."""
+    layers = architecture.pipe_layers(config)
+    owned = owners(table_, [layer.prefix for layer in layers], [layer.is_block for layer in layers])
+    return {name: table_[name] for name in sorted(table_, key=owned.__getitem__)}
 
 
 def _totals(parameters: dict[str, Rule], tensor: int) -> tuple[int, int]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from zoo_core.arguments import load_arguments
 from zoo_core.cli._failures import UsageFailure
-from zoo_core.cli._words import argument_flags, split_model, take_option, take_switch
+from zoo_core.cli._names import argument_flags
+from zoo_core.cli._words import split_model, take_option, take_switch
 from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
 from zoo_core.errors import ConfigError, DataError
 from zoo_core.plan import chosen_model, compose, from_arguments, world_size

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
-
-import click
 
 from zoo_core.capabilities import ModelEntry
 from zoo_core.cli._text import count_text, print_json, table
+from zoo_core.cli._words import nothing_left, split_model, take_option, take_switch
 from zoo_core.errors import UnknownModelError, nearest
 from zoo_core.registry import Architecture, Registry, registry
 
-__all__ = ["command"]
+__all__ = ["complete", "main"]
 
 
-@click.command(name="models")
-@click.argument("pattern", required=False, default="")
-@click.option("--family", help="Only the models of this family.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(pattern: str, family: str | None, as_json: bool) -> None:
-    """List the models of the installed plugins, those whose name holds PATTERN if it is given."""
+_OWN = {"--family": "only the models of this family", "--json": "print JSON"}
+
+_HELP = """Usage: zoo models [PATTERN] [--family NAME] [--json]
+
+List the models of the installed plugins, those whose name holds PATTERN if it is given.
+
+Options:
+"""
+
+
+def complete(words: Sequence[str], incomplete: str) -> dict[str, str]:
+    """Return the options."""
+    return _OWN
+
+
+def main(words: Sequence[str], with_traceback: bool) -> int:
+    """Print the models; return 0.
+
+    Raises:
+        UnknownModelError: there is none.
+    """
+    wants_help, rest = take_switch(words, "--help", "-h")
+    as_json, rest = take_switch(rest, "--json")
+    family, rest = take_option(rest, "--family")
+    if wants_help:
+        print(_HELP + "\n".join(f"  {name:<10}{text}" for name, text in _OWN.items()))
+        return 0
+    pattern, rest = split_model(rest)
+    nothing_left(rest, "models", _OWN)
+    _show(pattern or "", family, as_json)
+    return 0
+
+
+def _show(pattern: str, family: str | None, as_json: bool) -> None:
     found = registry()
     if family:
         family = found.family(family).family
@@ -33,13 +62,14 @@ def command(pattern: str, family: str | None, as_json: bool) -> None:
         return
     if not chosen:
         raise _nothing(found, pattern)
-    rows = [_row(*pair) for pair in chosen]
-    click.echo(
-        table(("MODEL", "FAMILY", "PARAMETERS", "LAYERS", "HIDDEN", "CONTEXT", "NOTE"), rows, right=(2, 3, 4, 5))
-    )
+    head = ("MODEL", "FAMILY", "PARAMETERS", "LAYERS", "HIDDEN", "CONTEXT", "NOTE")
+    print(table(head, [_row(*pair) for pair in chosen], right=(2, 3, 4, 5)))
     if found.broken:
-        names = ", ".join(plugin.name for plugin in found.broken)
-        click.echo(f"\nbroken and left out: {names}; `zoo plugins` says why", err=True)
+        print(f"\nbroken and left out: {_names(found)}; `zoo plugins` says why", file=sys.stderr)
+
+
+def _names(found: Registry) -> str:
+    return ", ".join(plugin.name for plugin in found.broken)
 
 
 def _row(architecture: Architecture, entry: ModelEntry) -> tuple[str, ...]:
@@ -66,5 +96,12 @@ def _nothing(found: Registry, pattern: str) -> UnknownModelError:
     if not found.architectures:
         return UnknownModelError("there are no models", "no plugin is installed", "pip install zoo-llama, say")
     near = nearest(pattern, [entry.name for _, entry in found.models])
-    todo = f"did you mean {near!r}?" if near else "`zoo models` lists all"
+    if near:
+        todo = f"did you mean {near!r}?"
+    else:
+        todo = (
+            f"broken and left out: {_names(found)}; `zoo plugins` says why"
+            if found.broken
+            else "`zoo models` lists all"
+        )
     return UnknownModelError(f"no model's name holds {pattern!r}", f"there are {len(found.models)} models", todo)

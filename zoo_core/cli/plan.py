@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoo_core.arguments import load_arguments
+from zoo_core.cli._names import argument_flags, model_names
 from zoo_core.cli._plan import plan_dict, rank_table, stage_table
 from zoo_core.cli._text import count_text, print_json
-from zoo_core.cli._words import argument_flags, model_names, split_model, take_option, take_switch
+from zoo_core.cli._words import split_model, take_option, take_switch
 from zoo_core.environment import device_of
 from zoo_core.errors import ConfigError, PlanError
 from zoo_core.plan import RULES, Plan, chosen_model, compose, from_arguments

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from zoo_core.arguments import TASKS, Arguments, effect_line, help_text, load_arguments
 from zoo_core.cli._failures import UsageFailure
+from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
-from zoo_core.cli._words import argument_flags
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size

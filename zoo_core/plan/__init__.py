@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoo_core.plan.arguments import from_arguments, world_size
 from zoo_core.plan.composer import compose, facts, judge
 from zoo_core.plan.model import chosen_model, configured
+from zoo_core.plan.owner import owners
 from zoo_core.plan.plan import AXES, Axis, Coordinates, Plan
 from zoo_core.plan.request import Degrees, Recompute, Request
 from zoo_core.plan.rules import RULES, LegalityRule, ModelFacts, Verdict
@@ -29,6 +30,7 @@ __all__ = [
     "facts",
     "from_arguments",
     "judge",
+    "owners",
     "share",
     "world_size",
 ]
