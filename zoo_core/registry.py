@@ -7,99 +7,21 @@ kept out and listed in `Registry.broken` with the reason, and the others keep wo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from zoo_core import _contract, layout
-from zoo_core.capabilities import Capabilities, ModelEntry
+from zoo_core import _contract
+from zoo_core._architecture import Architecture
+from zoo_core._intake import ENTRY_POINT_GROUP, BrokenPlugin, Candidate, Intake, installed
+from zoo_core.capabilities import ModelEntry
 from zoo_core.config import ModelConfig
 from zoo_core.errors import ConfigError, PluginError, UnknownModelError, nearest
 from zoo_core.known import KNOWN, KnownFamily
-from zoo_core.pipeline import PipeLayer
-
-if TYPE_CHECKING:
-    from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["ENTRY_POINT_GROUP", "Architecture", "BrokenPlugin", "Found", "Registry", "find", "registry"]
-
-ENTRY_POINT_GROUP = "zoo"
-
-
-@dataclass(frozen=True)
-class BrokenPlugin:
-    """A plugin that was kept out.
-
-    Args:
-        name: its entry-point name.
-        distribution: the installed package it came from; empty when it did not come from one.
-        reason: what is wrong, in one line.
-        todo: what its user or author can do.
-        claims: family and model names it would have had, where it got as far as saying them.
-    """
-
-    name: str
-    distribution: str
-    reason: str
-    todo: str
-    claims: tuple[str, ...] = ()
-
-
-class Architecture:
-    """One family: its capabilities, and the other four hooks routed to the plugin that owns it."""
-
-    def __init__(
-        self, name: str, capabilities: Capabilities, hooks: _contract.Hooks, source: str, version: str
-    ) -> None:
-        self.name = name
-        self.capabilities = capabilities
-        self.distribution = source
-        self.version = version
-        self._hooks = hooks
-
-    def __repr__(self) -> str:
-        return f"Architecture({self.family!r}, plugin {self.name!r})"
-
-    @property
-    def family(self) -> str:
-        """The family's short name."""
-        return self.capabilities.family
-
-    def build_model(self, config: ModelConfig) -> Any:
-        """Return the single-card model, an `nn.Layer`; imports paddle."""
-        return self._hooks.call("build_model", config=config)
-
-    def rules(self, config: ModelConfig) -> tuple[layout.Rule, ...]:
-        """Return the parameter table as the plugin wrote it, with `*` in its names."""
-        return tuple(self._hooks.call("tp_mappings", config=config))
-
-    def table(self, config: ModelConfig) -> dict[str, layout.Rule]:
-        """Return the parameter table with one row a parameter, by single-card name."""
-        return layout.expand(self.rules(config), config.num_hidden_layers)
-
-    def parameter_count(self, config: ModelConfig) -> int:
-        """Return the elements of all trained parameters, a tied one once, without writing every row out."""
-        total = 0
-        for rule in self.rules(config):
-            if rule.buffer or rule.single != rule.name:
-                continue
-            stars = rule.name.count("*")
-            times = len(rule.layers) if rule.layers is not None else config.num_hidden_layers
-            experts = len(rule.experts or ())
-            total += prod(rule.shape) * (times if stars else 1) * (experts if stars == 2 else 1)
-        return total
-
-    def pipe_layers(self, config: ModelConfig) -> tuple[PipeLayer, ...]:
-        """Return the layers of the model in order."""
-        return tuple(self._hooks.call("pipe_layers", config=config))
-
-    def tokenizer(self, config: ModelConfig, path: Path | None) -> Tokenizer:
-        """Return the family's tokenizer from the files in `path`."""
-        return self._hooks.call("tokenizer", config=config, path=path)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -124,34 +46,6 @@ class Found:
         return self.entry.name if self.entry else str(self.path)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    name: str
-    distribution: str
-    version: str
-    plugin: Any = None
-    error: str = ""
-
-
-def _installed() -> list[_Candidate]:
-    """Load every entry point of the group; what fails to load comes back with the reason."""
-    points = {}
-    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = point.dist.name if point.dist else ""
-        points[point.name, point.value, distribution] = (point, point.dist.version if point.dist else "")
-    names = [name for name, _, _ in points]
-    found = []
-    for (name, _, distribution), (point, version) in sorted(points.items()):
-        shown = name if names.count(name) == 1 else f"{name} ({distribution})"
-        try:
-            found.append(_Candidate(shown, distribution, version, point.load()))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin may even call sys.exit while it is imported
-            found.append(_Candidate(shown, distribution, version, None, _contract.said(error)))
-    return found
-
-
 class Registry:
     """The plugins that keep the contract, by family and by model name, and those that do not.
 
@@ -160,15 +54,9 @@ class Registry:
     """
 
     def __init__(self, plugins: Mapping[str, Any] | None = None) -> None:
-        if plugins is None:
-            candidates = _installed()
-        else:
-            candidates = [_Candidate(name, "", "", plugin) for name, plugin in plugins.items()]
-        self._broken: list[BrokenPlugin] = []
-        self._manager = _contract.manager()
-        accepted = [candidate for candidate in candidates if self._accept(candidate)]
-        asked = [pair for candidate in accepted if (pair := self._architecture(candidate, accepted))]
-        self._architectures = self._without_clashes(asked)
+        given = None if plugins is None else [Candidate(name, "", "", plugin) for name, plugin in plugins.items()]
+        intake = Intake(installed() if given is None else given)
+        self._broken, self._architectures = tuple(intake.broken), tuple(intake.architectures)
         self._by_name = {
             entry.name.casefold(): (architecture, entry)
             for architecture in self._architectures
@@ -178,12 +66,12 @@ class Registry:
     @property
     def architectures(self) -> tuple[Architecture, ...]:
         """The families that can be used, by family name."""
-        return tuple(self._architectures)
+        return self._architectures
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
         """The plugins that were kept out, and why."""
-        return tuple(self._broken)
+        return self._broken
 
     @property
     def models(self) -> tuple[tuple[Architecture, ModelEntry], ...]:
@@ -319,79 +207,6 @@ class Registry:
         plugin = self._broken_plugin(family)
         assert plugin is not None
         return PluginError(f"{model} cannot be used: plugin {plugin.name} is broken", plugin.reason, plugin.todo)
-
-    def _reject(self, candidate: _Candidate, reason: str, todo: str = "", claims: Sequence[str] = ()) -> None:
-        if not todo:
-            package = candidate.distribution
-            todo = f"pip install --upgrade {package}, or pip uninstall {package}" if package else "correct the plugin"
-        self._broken.append(BrokenPlugin(candidate.name, candidate.distribution, reason, todo, tuple(claims)))
-
-    def _accept(self, candidate: _Candidate) -> bool:
-        """Check what can be checked without a call, and register the plugin; say whether it was good."""
-        if candidate.error:
-            self._reject(candidate, f"cannot be imported: {candidate.error}")
-            return False
-        fault = _contract.fault(candidate.plugin)
-        if not fault:
-            fault = _contract.register(self._manager, candidate.name, candidate.plugin)
-        if fault:
-            self._reject(candidate, fault)
-        return not fault
-
-    def _architecture(
-        self, candidate: _Candidate, accepted: Sequence[_Candidate]
-    ) -> tuple[_Candidate, Architecture] | None:
-        """Ask an accepted plugin for its capabilities; `None` for a plugin that only wraps the hooks of others."""
-        if not _contract.owns_family(candidate.plugin):
-            return None
-        hooks = _contract.Hooks(self._manager, candidate.name)
-        capabilities, fault = hooks.capabilities()
-        if fault and not hooks.capabilities(wrapped=False)[1]:
-            for other in accepted:
-                if hooks.capabilities()[1] and _contract.unwrap(self._manager, other.name, "capabilities"):
-                    self._reject(other, f"its wrapper of capabilities() breaks plugin {candidate.name}: {fault}")
-            capabilities, fault = hooks.capabilities()
-        if fault or capabilities is None:
-            self._reject(candidate, fault)
-            return None
-        return candidate, Architecture(candidate.name, capabilities, hooks, candidate.distribution, candidate.version)
-
-    def _without_clashes(self, found: Sequence[tuple[_Candidate, Architecture]]) -> list[Architecture]:
-        """Drop every plugin that claims what another one claims too, naming both."""
-        owners: dict[tuple[str, str], list[str]] = {}
-        for candidate, architecture in found:
-            for owned in set(_claims(architecture.capabilities)):
-                owners.setdefault(owned, []).append(candidate.name)
-        kept = []
-        for candidate, architecture in found:
-            clashes = [
-                (claim, [owner for owner in owners[claim] if owner != candidate.name])
-                for claim in _claims(architecture.capabilities)
-                if len(owners[claim]) > 1
-            ]
-            if not clashes:
-                kept.append(architecture)
-                continue
-            (kind, claim), others = clashes[0]
-            more = f" (and {len(clashes) - 1} more)" if len(clashes) > 1 else ""
-            names = " and ".join([candidate.name, *others])
-            both = [c.distribution for c, _ in found if c.name in others and c.distribution]
-            packages = " or ".join([candidate.distribution, *both]) if candidate.distribution else names
-            self._reject(
-                candidate,
-                f"plugins {names} both claim the {kind} {claim!r}{more}",
-                f"uninstall one of {packages}",
-                [name for _, name in _claims(architecture.capabilities)],
-            )
-        return sorted(kept, key=lambda a: a.family)
-
-
-def _claims(capabilities: Capabilities) -> list[tuple[str, str]]:
-    return (
-        [("family", capabilities.family.casefold())]
-        + [("model", entry.name.casefold()) for entry in capabilities.models]
-        + [("model_type", kind) for kind in capabilities.model_types]
-    )
 
 
 def _known_family(model: str) -> KnownFamily | None:

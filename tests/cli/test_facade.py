@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import zoo_core
 
 ROOT = Path(__file__).parents[2]
@@ -42,3 +44,11 @@ def test_only_the_engine_imports_paddle_distributed():
                 if any(name.startswith("paddle.distributed") for name in names):
                     offenders.append(where)
     assert offenders == []
+
+
+def test_imports_point_down():
+    """The contracts of [tool.importlinter], as `lint-imports` holds them."""
+    pytest.importorskip("importlinter")
+    program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[done.stdout.find("Broken contracts") :]
