@@ -35,6 +35,8 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
         super().__init__()
         self._held, self._mesh, self._limit = held, mesh, limit
         self.norm: Any = None
+        self.stopping = False
+        """Whether a rank asked to stop: set before a step, agreed by all after it, at no extra message."""
         self.tied: frozenset[str] = frozenset()
         """Parameters that both ends of the pipeline hold."""
         self.whole_on_all: frozenset[str] = frozenset()
@@ -63,9 +65,9 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
                 if grad is not None:
                     total = total + self._counted(parameter.name.removeprefix("slice@"), grad)
             if self._mesh.plan.world > 1:
-                total = total.reshape([1])
-                dist.all_reduce(total)
-                total = total.reshape([])
+                both = paddle.stack([total, paddle.full([], float(self.stopping), "float64")])
+                dist.all_reduce(both)
+                total, self.stopping = both[0], bool(both[1] > 0)
             self.norm = total.sqrt()
             if self._limit > 0:
                 scale = self._limit / paddle.clip(self.norm, min=self._limit)

@@ -37,11 +37,13 @@ class StepResult:
         loss: mean over all tokens of the global batch that bear a loss.
         grad_norm: global norm before clipping.
         tokens: number of those tokens.
+        stop: some rank asked to stop; the same on all.
     """
 
     loss: float
     grad_norm: float
     tokens: int
+    stop: bool = False
 
 
 def to_batch(fields: MicroBatch) -> Batch:
@@ -86,7 +88,7 @@ class Engine:
         gather_logits: bool = False,
         amp: Mapping[str, Any] | None = None,
     ) -> None:
-        self.mesh, self.config = mesh, config
+        self.mesh, self.config, self.dtype = mesh, config, dtype
         self.table: dict[str, Rule] = architecture.table(config)
         self._amp = dict(amp or {"enable": False})
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
@@ -112,8 +114,13 @@ class Engine:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
         self.held = self._stage.held
-        tied = frozenset(rule.single for rule in self.table.values() if rule.single != rule.name)
-        self.updater = Updater(layers, self.held, mesh, settings, tied) if settings is not None else None
+        self.tied = frozenset(rule.single for rule in self.table.values() if rule.single != rule.name)
+        self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
+
+    def is_trained(self, name: str) -> bool:
+        """Whether a parameter, of whatever stage, has optimizer states."""
+        held = self.held.get(self.table[name].single)
+        return held is None or not held.tensor.stop_gradient
 
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:
@@ -142,8 +149,13 @@ class Engine:
         total = cross_entropy(logits, labels, **self._vocab()).sum()
         return total * self._denominator
 
-    def train_step(self, batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
+    def train_step(self, batches: Sequence[MicroBatch], learning_rate: float, stop: bool = False) -> StepResult:
         """Take one optimizer step over `accumulate` micro batches of this replica.
+
+        Args:
+            batches: as many as the plan accumulates.
+            learning_rate: of this step.
+            stop: this rank was asked to stop; all ranks learn of it with the gradient norm.
 
         Raises:
             ValueError: the number of micro batches is not the plan's.
@@ -162,9 +174,9 @@ class Engine:
             loss = self._run_pipeline(ready)
         else:
             loss = self._accumulate(ready)
-        norm = self.updater.step(learning_rate)
+        norm = self.updater.step(learning_rate, stop)
         mean = self._all_replicas(float(loss)) / plan.replicas
-        return StepResult(mean, float(norm), int(tokens))
+        return StepResult(mean, float(norm), int(tokens), self.updater.clip.stopping)
 
     def _accumulate(self, batches: Sequence[Batch]) -> Any:
         total = paddle.zeros([])

@@ -195,8 +195,14 @@ class Updater:
         for name in self._tied:
             dist.all_reduce(self._gradient(self._trained[name]), group=self._mesh.ends)
 
-    def step(self, learning_rate: float) -> Any:
-        """Update the parameters from their gradients, clear these, and return the global norm before clipping."""
+    def step(self, learning_rate: float, stop: bool = False) -> Any:
+        """Update the parameters from their gradients, clear these, and return the global norm before clipping.
+
+        Args:
+            learning_rate: of this step.
+            stop: told to all ranks together with the norm, see `GlobalNorm.stopping`.
+        """
+        self.clip.stopping = stop
         with paddle.no_grad():
             self._sum_partial()
         self.adamw.set_lr(learning_rate)
@@ -261,13 +267,10 @@ class Updater:
             self.adamw._create_accumulators(default_main_program().global_block(), [target])
 
     def powers(self) -> tuple[float, float]:
-        """beta1 and beta2 to the power of the steps taken, as AdamW holds them; (1, 1)-like before the first."""
-        for role in ("beta1_pow_acc",):
-            for key in self.adamw._accumulators[role]:
-                return (
-                    float(self.adamw._accumulators["beta1_pow_acc"][key]),
-                    float(self.adamw._accumulators["beta2_pow_acc"][key]),
-                )
+        """beta1 and beta2 to the power of the steps taken and one more, as AdamW holds them."""
+        states = self.adamw._accumulators
+        for key in states["beta1_pow_acc"]:
+            return float(states["beta1_pow_acc"][key]), float(states["beta2_pow_acc"][key])
         return self.adamw._beta1, self.adamw._beta2
 
     def set_powers(self, beta1: float, beta2: float) -> None:
