@@ -32,7 +32,7 @@ from paddle.distributed.fleet.meta_parallel.pp_utils import p2p_communication as
 
 from zoo_core.errors import MachineError
 
-__all__ = ["activate", "connect_pipeline", "is_active", "reduce_scatter", "sharding_on_cpu"]
+__all__ = ["activate", "connect_pipeline", "drop_empty_buffers", "is_active", "reduce_scatter", "sharding_on_cpu"]
 
 _stores: list[Any] = []
 _active = False
@@ -269,6 +269,18 @@ def sharding_on_cpu() -> None:
             return keep(self, param, align, False)
 
         group_sharded_storage.ParamStorage._add_param_as_view = add_param_as_view
+
+
+def drop_empty_buffers(stage2: Any) -> None:
+    """Keep fleet's stage 2 from reducing the gradient buffers of size 0 that it has on CPU."""
+    setup = stage2._setup_use_grad_storage
+
+    def without_buffers() -> None:
+        setup()
+        stage2._grad_storages.clear()
+        stage2._grad_storage_list.clear()
+
+    stage2._setup_use_grad_storage = without_buffers
 
 
 class _Seen:

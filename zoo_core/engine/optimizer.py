@@ -139,6 +139,8 @@ class Updater:
         # gradient buffers are views that gloo's reduce does not keep
         size = 0 if plan.device == "cpu" else 2**23
         self.model = GroupShardedStage2(layers, self._optimizer, buffer_max_size=size, **self._groups())
+        if plan.device == "cpu":
+            cpu.drop_empty_buffers(self.model)
 
     def _shard_parameters(self, layers: Any) -> None:
         from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_stage3 import GroupShardedStage3
