@@ -1,4 +1,4 @@
-"""RMSNorm, rotary embedding and gated activation on CPU, forward and backward written by hand.
+"""RMSNorm and rotary embedding on CPU, forward and backward written by hand.
 
 Rows are split over the threads, and within a thread into blocks that stay in the core's cache from the first pass
 over them to the last. float32 in, float32 out.
@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-from zoo_ops.cpu.threads import array, each, empty, threads, wanted
+from zoo_ops.cpu.threads import array, each, empty, runs, wanted
 
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["gated_cpu", "rms_norm_cpu", "rope_cpu"]
+__all__ = ["rms_norm_cpu", "rope_cpu"]
 
 _BLOCK = 1 << 15
 """Values in a block, about: a few arrays of 128 KB fit a core's cache together."""
@@ -31,21 +30,14 @@ def _rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
-def _split(total: int) -> list[slice]:
-    """Cut `total` rows into one run a thread."""
-    number = max(1, min(threads(), total))
-    cuts = [total * i // number for i in range(number + 1)]
-    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
-
-
 def _blocks(run: slice, width: int) -> list[slice]:
     step = max(1, _BLOCK // width)
     return [slice(a, min(a + step, run.stop)) for a in range(run.start, run.stop, step)]
 
 
 def _each_run(total: int, do: Callable[[slice], None]) -> None:
-    runs = _split(total)
-    each(len(runs), lambda number: do(runs[number]))
+    parts = runs(total)
+    each(len(parts), lambda number: do(parts[number]))
 
 
 class _RMSNorm(PyLayer):  # type: ignore[misc]
@@ -77,11 +69,11 @@ class _RMSNorm(PyLayer):  # type: ignore[misc]
         x_TH, grad_TH, weight_H, rstd_T1 = _rows(array(x)), _rows(array(grad)), array(weight), ctx.rstd
         dx, view = empty(x.shape)
         dx_TH = view.reshape(x_TH.shape)
-        runs = _split(len(x_TH))
-        sums = np.zeros((len(runs), x_TH.shape[1]), np.float32)
+        parts = runs(len(x_TH))
+        sums = np.zeros((len(parts), x_TH.shape[1]), np.float32)
 
         def do(number: int) -> None:
-            for rows in _blocks(runs[number], x_TH.shape[1]):
+            for rows in _blocks(parts[number], x_TH.shape[1]):
                 block, rstd, out = x_TH[rows], rstd_T1[rows], dx_TH[rows]
                 # with h = x * rstd and g = grad * weight: dx = rstd * (g - h * mean(g * h)), dweight = sum(grad * h)
                 h = block * rstd
@@ -94,7 +86,7 @@ class _RMSNorm(PyLayer):  # type: ignore[misc]
                 out -= h
                 out *= rstd
 
-        each(len(runs), do)
+        each(len(parts), do)
         return wanted((x, weight), (dx, paddle.to_tensor(sums.sum(axis=0))))
 
 
@@ -153,48 +145,3 @@ class _Rope(PyLayer):  # type: ignore[misc]
 def rope_cpu(x_BSND: Tensor, cos: Tensor, sin: Tensor, width: int, interleaved: bool) -> Tensor:
     """`apply_rope` for float32 CPU tensors; `cos` and `sin` get no gradient."""
     return _Rope.apply(x_BSND, cos.detach(), sin.detach(), width, interleaved)
-
-
-class _SwiGLU(PyLayer):  # type: ignore[misc]
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        gate_TH, up_TH = _rows(array(gate)), _rows(array(up))
-        out, view = empty(gate.shape)
-        out_TH = view.reshape(gate_TH.shape)
-        flat = gate.detach().reshape(gate_TH.shape)
-
-        def do(run: slice) -> None:
-            np.multiply(array(F.silu(flat[run])), up_TH[run], out=out_TH[run])
-
-        _each_run(len(gate_TH), do)
-        ctx.save_for_backward(gate, up)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gate, up = ctx.saved_tensor()
-        gate_TH, up_TH, grad_TH = _rows(array(gate)), _rows(array(up)), _rows(array(grad))
-        (dgate, dgate_view), (dup, dup_view) = empty(gate.shape), empty(up.shape)
-        dgate_TH, dup_TH = dgate_view.reshape(gate_TH.shape), dup_view.reshape(up_TH.shape)
-        flat = gate.detach().reshape(gate_TH.shape)
-
-        def do(run: slice) -> None:
-            sigmoid_TH = array(F.sigmoid(flat[run]))
-            for rows in _blocks(run, gate_TH.shape[1]):
-                g, s = gate_TH[rows], sigmoid_TH[rows.start - run.start : rows.stop - run.start]
-                silu = g * s
-                np.multiply(grad_TH[rows], silu, out=dup_TH[rows])
-                # d silu / dg = s + silu * (1 - s) = s + silu - silu * s
-                slope = silu * s
-                np.subtract(silu, slope, out=slope)
-                slope += s
-                slope *= up_TH[rows]
-                np.multiply(slope, grad_TH[rows], out=dgate_TH[rows])
-
-        _each_run(len(gate_TH), do)
-        return wanted((gate, up), (dgate, dup))
-
-
-def gated_cpu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up for float32 CPU tensors."""
-    return _SwiGLU.apply(gate, up)

@@ -19,7 +19,7 @@ import paddle
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["array", "each", "empty", "set_threads", "threads", "wanted"]
+__all__ = ["array", "each", "empty", "runs", "set_threads", "threads", "wanted"]
 
 T = TypeVar("T")
 _threads: int | None = None
@@ -97,6 +97,13 @@ def each(parts: int, do: Callable[[int], None]) -> None:
             future.exception()
     for future in waiting:
         future.result()
+
+
+def runs(total: int) -> list[slice]:
+    """Cut `total` rows into one run for each thread."""
+    number = max(1, min(threads(), total))
+    cuts = [total * i // number for i in range(number + 1)]
+    return [slice(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
 
 
 def array(tensor: Tensor) -> np.ndarray:
