@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zoo_core.capabilities import Capabilities, Exclusion, ModelEntry, Support
     from zoo_core.config import ModelConfig
     from zoo_core.data import open_corpus
+    from zoo_core.engine.pretrained import from_pretrained
     from zoo_core.errors import ZooError
     from zoo_core.hookspecs import CONTRACT_VERSION, hookimpl
     from zoo_core.layout import Column, FusedColumn, Init, Part, Replicate, Row, Rule, Vocab
@@ -47,6 +48,7 @@ __all__ = [
     "ZooError",
     "compose",
     "find",
+    "from_pretrained",
     "hookimpl",
     "load_arguments",
     "load_tokenizer",
@@ -58,6 +60,7 @@ _HOMES = {
     "zoo_core.capabilities": ("Capabilities", "Exclusion", "ModelEntry", "Support"),
     "zoo_core.config": ("ModelConfig",),
     "zoo_core.data": ("open_corpus",),
+    "zoo_core.engine.pretrained": ("from_pretrained",),
     "zoo_core.errors": ("ZooError",),
     "zoo_core.hookspecs": ("CONTRACT_VERSION", "hookimpl"),
     "zoo_core.layout": ("Column", "FusedColumn", "Init", "Part", "Replicate", "Row", "Rule", "Vocab"),

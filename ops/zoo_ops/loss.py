@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
-import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from zoo_ops import parallel
+from zoo_ops.cpu.loss import cross_entropy_cpu
+from zoo_ops.kernels import cpu_path
 
 __all__ = ["IGNORE", "cross_entropy", "cross_entropy_reference"]
 
@@ -32,12 +33,12 @@ def cross_entropy_reference(logits_BSV: Tensor, labels_BS: Tensor) -> Tensor:
 
 class _CrossEntropy(PyLayer):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, valid: int, group: Any) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, start: int, valid: int, split: bool) -> Tensor:
         """Rows of `logits` [N, v] hold columns `start`.. of the vocabulary, of which the first `valid` are real."""
         x = logits.astype("float32")
         top = x[:, :valid].max(axis=-1) if valid else paddle.full([x.shape[0]], -3e38)
-        if group is not None:
-            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
+        if split:
+            parallel.reduce_max(top)
         local = labels - start
         mine = paddle.logical_and(local >= 0, local < valid)
         index = paddle.where(mine, local, paddle.zeros_like(local))
@@ -46,9 +47,9 @@ class _CrossEntropy(PyLayer):  # type: ignore[misc]
         if valid < x.shape[-1]:
             exp[:, valid:] = 0.0
         total = exp.sum(axis=-1)
-        if group is not None:
+        if split:
             both = paddle.stack([total, target])
-            dist.all_reduce(both, group=group)
+            parallel.reduce_sum(both)
             total, target = both[0], both[1]
         kept = (labels != IGNORE).astype("float32")
         # `exp` becomes the gradient in place, so a second backward through the same forward is not possible
@@ -82,8 +83,9 @@ def cross_entropy(logits: Tensor, labels_BS: Tensor, *, start: int = 0, vocab_si
         vocab_size: columns of the whole vocabulary without padding, when `logits` is split over the tensor axis.
     """
     width = logits.shape[-1]
-    axis = parallel.tensor_axis()
-    group = axis.group if vocab_size is not None and axis.degree > 1 else None
+    split = vocab_size is not None and parallel.tensor_axis().degree > 1
     valid = width if vocab_size is None else max(0, min(width, vocab_size - start))
     flat = logits.reshape([-1, width])
-    return _CrossEntropy.apply(flat, labels_BS.reshape([-1]), start, valid, group).reshape(labels_BS.shape)
+    if not split and valid == width and cpu_path(flat):
+        return cross_entropy_cpu(flat, labels_BS.reshape([-1])).reshape(labels_BS.shape)
+    return _CrossEntropy.apply(flat, labels_BS.reshape([-1]), start, valid, split).reshape(labels_BS.shape)

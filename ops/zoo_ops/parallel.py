@@ -27,6 +27,8 @@ __all__ = [
     "enter",
     "gather_features",
     "leave",
+    "reduce_max",
+    "reduce_sum",
     "sequence_parallel",
     "sequence_shard",
     "tensor_axis",
@@ -194,6 +196,16 @@ def leave(x: Tensor) -> Tensor:
     if _state.tensor.degree == 1:
         return x
     return _LeaveSequence.apply(x) if _state.sequence_parallel else _Leave.apply(x)
+
+
+def reduce_sum(x: Tensor) -> None:
+    """Put the sum over the tensor axis into `x`."""
+    dist.all_reduce(x, group=_state.tensor.group)
+
+
+def reduce_max(x: Tensor) -> None:
+    """Put the maximum over the tensor axis into `x`."""
+    dist.all_reduce(x, op=dist.ReduceOp.MAX, group=_state.tensor.group)
 
 
 def gather_features(x: Tensor) -> Tensor:

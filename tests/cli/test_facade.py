@@ -12,8 +12,8 @@ import pytest
 import zoo_core
 
 ROOT = Path(__file__).parents[2]
-# fleet's recompute is not communication; the loss reduces a maximum and a sum over the group that parallel gives it.
-DISTRIBUTED = {"zoo_core/engine", "ops/zoo_ops/parallel.py", "ops/zoo_ops/core_attention.py", "ops/zoo_ops/loss.py"}
+# fleet's recompute is not communication.
+DISTRIBUTED = {"zoo_core/engine", "ops/zoo_ops/parallel.py", "ops/zoo_ops/core_attention.py"}
 
 
 def test_every_exported_name_has_a_home_and_imports():
