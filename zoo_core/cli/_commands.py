@@ -32,6 +32,7 @@ COMMANDS: dict[str, Entry] = {
     "plan": Entry("zoo_core.cli.plan", "say whether degrees are legal, and who then holds what", direct=True),
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
     "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
+    "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),
     "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
     "tokenizer": Entry("zoo_core.cli.tokenizer", "train and try tokenizers"),
     "doctor": Entry("zoo_core.cli.doctor", "say what this machine has and what is missing"),

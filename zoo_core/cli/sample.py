@@ -1,0 +1,66 @@
+"""`zoo sample`: continue a text with a trained model, on one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.generate.choice import Sampling
+
+__all__ = ["command"]
+
+
+@click.command(name="sample")
+@click.argument("path")
+@click.option("--prompt", required=True, help="Text to continue.")
+@click.option("--max_new_tokens", "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True,
+              help="Tokens to add; fewer if the model ends the text or its context is full.")  # fmt: skip
+@click.option("--temperature", type=float, default=0.8, show_default=True,
+              help="Divides the logits; 0 always takes the most likely token.")  # fmt: skip
+@click.option("--top_k", "--top-k", type=int, default=0, show_default=True,
+              help="Choose among this many most likely tokens; 0 is all.")  # fmt: skip
+@click.option("--top_p", "--top-p", type=float, default=0.95, show_default=True,
+              help="Choose among the most likely tokens of this total probability.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same text.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
+@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
+              help="Where to run.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
+              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+def command(
+    path: str,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    tokenizer: Path | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Continue a text with the model in PATH.
+
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name.
+
+      zoo sample ./output --prompt "In the beginning"
+    """
+    sampling = Sampling(temperature, top_k, top_p)
+    device = device_of(device)
+    require_paddle(device)
+    if device == "cpu":
+        if dtype != "float32":
+            raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
+        apply_cpu_environment(1, os.environ)
+    from zoo_core.generate.model import load_model  # imports paddle
+
+    model = load_model(path, tokenizer, device, dtype)
+    pieces = model.sample(prompt, max_new_tokens, sampling, seed)
+    first = next(pieces)  # a prompt that does not fit is refused before anything is printed
+    click.echo(prompt + first, nl=False)
+    for piece in pieces:
+        click.echo(piece, nl=False)
+    click.echo()

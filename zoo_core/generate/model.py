@@ -1,0 +1,152 @@
+"""A model with its tokenizer on one process: text in, text out.
+
+Shape legend: S tokens of a pass, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo_core.checkpoint import Reader, find_weights
+from zoo_core.config import ModelConfig
+from zoo_core.engine.engine import Engine
+from zoo_core.engine.mesh import make_mesh
+from zoo_core.engine.state import from_checkpoint
+from zoo_core.errors import ConfigError, TokenizerError
+from zoo_core.generate.choice import Sampling
+from zoo_core.generate.decode import Logits, decode
+from zoo_core.generate.stream import TextStream
+from zoo_core.plan import Request, compose
+from zoo_core.registry import Architecture, find
+from zoo_core.tokenizers import Tokenizer
+from zoo_ops import Cache
+
+__all__ = ["TextModel", "load_model"]
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A model that continues text; made by `load_model`.
+
+    Args:
+        config: of the model.
+        engine: the model on this process.
+        tokenizer: its tokenizer.
+        folder: where the weights came from.
+    """
+
+    config: ModelConfig
+    engine: Engine
+    tokenizer: Tokenizer
+    folder: Path
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return the ids of a prompt, with what the family adds by itself; an empty one is bos, or eos where there is
+        no bos.
+
+        Raises:
+            ConfigError: the prompt is longer than the model's context, or its ids are not in the model's vocabulary.
+        """
+        tokenizer, config = self.tokenizer, self.config
+        ids = tokenizer.encode(prompt, add_special_tokens=True)
+        first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+        if not ids and first is not None:
+            ids = [first]
+        if not ids:
+            raise ConfigError("the prompt is empty", "this tokenizer has no token to begin with", "give a prompt")
+        if max(ids) >= config.vocab_size:
+            raise ConfigError(
+                "the tokenizer is not the model's",
+                f"it gives the id {max(ids)}; the model has a vocabulary of {config.vocab_size}",
+                "name the tokenizer that the model was trained with",
+            )
+        if len(ids) >= config.max_position_embeddings:
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens",
+                f"the model's context is {config.max_position_embeddings}, the new tokens included",
+                "give a shorter prompt",
+            )
+        return ids
+
+    def logits(self, room: int) -> Logits:
+        """Return the model with a fresh cache for `room` tokens, as `decode` takes it."""
+        cache = Cache(self.config.num_hidden_layers, 1, room)
+
+        def following(ids: Sequence[int]) -> np.ndarray[Any, Any]:
+            ids_1S = np.asarray([ids], np.int64)
+            positions_1S = np.arange(cache.length, cache.length + len(ids), dtype=np.int64)[None]
+            logits_1SV = self.engine.logits({"input_ids": ids_1S, "position_ids": positions_1S}, cache)
+            return np.asarray(logits_1SV[0, -1].astype("float32").numpy())
+
+        return following
+
+    def ends(self) -> Collection[int]:
+        """The ids that end a text."""
+        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+
+    def sample(
+        self, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None, seed: int = 0
+    ) -> Iterator[str]:
+        """Yield the text that continues `prompt`, piece by piece; it ends at eos, or where the context is full.
+
+        Args:
+            sampling: how tokens are chosen; by default greedily.
+
+        Raises:
+            ConfigError: the prompt does not fit.
+        """
+        ids = self.encode(prompt)
+        new = min(max_new_tokens, self.config.max_position_embeddings - len(ids))
+        stream = TextStream(self.tokenizer, tuple(ids))
+        chosen = sampling or Sampling(temperature=0.0)
+        vocab_size = min(self.config.vocab_size, self.tokenizer.vocab_size)
+        tokens = decode(
+            self.logits(len(ids) + new), ids, new, chosen, seed=seed, ends=self.ends(), vocab_size=vocab_size
+        )
+        for token in tokens:
+            yield stream.add(token)
+        yield stream.end()
+
+
+def load_model(
+    path: str | Path, tokenizer: Path | None = None, device: str = "cpu", dtype: str = "float32"
+) -> TextModel:
+    """Load a model for generation.
+
+    Args:
+        path: a zoo checkpoint, the output folder of a run (its newest checkpoint), a Hugging Face folder, or the name
+            of a model whose weights are in `$ZOO_HOME` or the current folder.
+        tokenizer: its file or folder; by default the one beside the weights.
+        device: "cpu", "gpu" or "xpu".
+        dtype: of the weights; on CPU "float32".
+
+    Raises:
+        CheckpointError: no weights there, or they do not fit `config.json`; names the tensor.
+        TokenizerError: no tokenizer there.
+        UnknownModelError: no installed plugin has this architecture.
+    """
+    folder = find_weights(str(path), path if Path(path).is_dir() else None)
+    found = find(str(folder))
+    engine = _engine(found.architecture, found.config, folder, device, dtype)
+    return TextModel(found.config, engine, _tokenizer(found.architecture, found.config, folder, tokenizer), folder)
+
+
+def _engine(architecture: Architecture, config: ModelConfig, folder: Path, device: str, dtype: str) -> Engine:
+    mesh = make_mesh(compose(Request(task="logits", device=device), architecture, config, str(folder)))
+    with Reader(folder, architecture.table(config)) as reader:
+        reader.check()
+        return Engine(mesh, architecture, config, from_checkpoint(reader, mesh, dtype), dtype)
+
+
+def _tokenizer(architecture: Architecture, config: ModelConfig, folder: Path, named: Path | None) -> Tokenizer:
+    try:
+        return architecture.tokenizer(config, named or folder)
+    except TokenizerError as error:
+        if named is not None:
+            raise
+        raise TokenizerError(error.what, error.why, "name one with --tokenizer PATH") from error
