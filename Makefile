@@ -1,0 +1,67 @@
+# Each target does its own set-up: a fresh clone needs Python 3.10 to 3.12 and make, nothing else.
+# VENV, PYTHON (to make it with) and PYTEST_FLAGS may be set: make test PYTHON=python3.12 VENV=/tmp/venv PYTEST_FLAGS=-x
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
+VENV ?= .venv
+OUTPUT ?= demo-output
+BIN := $(VENV)/bin
+READY := $(VENV)/.zoo-installed
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+PROJECTS := . ops $(PLUGINS)
+EDITABLE := -e ops -e '.[cpu,dev]' $(addprefix -e ,$(PLUGINS))
+
+# Paddle's matrix library takes its quick path on AMD processors only when told so before it is loaded. Threads stay at
+# one: tests are small, and those that start processes divide the cores among them.
+ifneq ($(shell grep -s -m 1 AuthenticAMD /proc/cpuinfo),)
+export MKL_DEBUG_CPU_TYPE ?= 5
+endif
+
+.PHONY: help install demo test lint soak bench wheels clean
+help:
+	@echo "make demo    train a tokenizer and a small model, in one process and in four, and sample from it (10 min)"
+	@echo "make test    style, types, import rules and all tests (20 min)"
+	@echo "make soak    what is too long for make test: kill loops, repeated starts"
+	@echo "make bench   training speed against PyTorch + transformers"
+	@echo "make wheels  build the distributions into dist/"
+	@echo "make lint    style, types and import rules only"
+	@echo "make clean   remove what the other targets made, the environment included"
+
+install: $(READY)
+
+# uv is quicker and optional: where it cannot be had, or does not know this machine's package index, pip does the same.
+$(READY): $(addsuffix /pyproject.toml,$(PROJECTS))
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "zoo needs Python 3.10 to 3.12: make PYTHON=/path/to/it" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv 2>/dev/null || true
+	@echo "installing zoo, its plugins and PaddlePaddle into $(VENV)"
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python $(EDITABLE) 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet $(EDITABLE)
+	@touch $@
+
+demo: $(READY)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py $(OUTPUT)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+soak: $(READY)
+	$(BIN)/python -m pytest -m soak -s -v $(PYTEST_FLAGS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+wheels: $(READY)
+	rm -rf dist
+	@for project in $(PROJECTS); do $(BIN)/python -m build --wheel --sdist --outdir dist "$$project" >/dev/null || exit 1; done
+	@ls dist
+
+clean:
+	rm -rf $(VENV) dist $(OUTPUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
