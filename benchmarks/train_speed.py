@@ -63,7 +63,9 @@ def main() -> None:
     print(f"{torch.ready['stack']}: {torch.ready['parameters']:,} parameters; zoo: {zoo.ready['parameters']:,}")
     for number in range(1, options.rounds + 1):
         losses = [stack.steps(options.steps)["loss"] for stack in (torch, zoo)]
-        row = "  ".join(f"{s.name} {s.rates[-1]:7.1f} tokens/s (loss {x:.4f})" for s, x in zip((torch, zoo), losses))
+        row = "  ".join(
+            f"{s.name} {s.rates[-1]:7.1f} tokens/s (loss {x:.4f})" for s, x in zip((torch, zoo), losses, strict=True)
+        )
         print(f"round {number}: {row}  ratio {zoo.rates[-1] / torch.rates[-1]:.2f}", flush=True)
     torch.end()
     zoo.end()
