@@ -77,6 +77,9 @@ class Request:
         if self.offload and not request.sharding_stage:
             said.append("offload without sharding has no effect: off")
             request = replace(request, offload=False)
+        if request.offload and self.device == "cpu":
+            said.append("offload on CPU has no effect, everything is in host memory: off")
+            request = replace(request, offload=False)
         if self.sequence_parallel and self.tensor == 1:
             said.append("sequence_parallel without tensor parallelism has no effect: off")
             request = replace(request, sequence_parallel=False)

@@ -17,11 +17,7 @@ from zoo_core.layout import Rule
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
 
-__all__ = ["RULES", "STAGE3_WITH_TENSOR", "Case", "LegalityRule", "ModelFacts", "Verdict", "verdicts"]
-
-STAGE3_WITH_TENSOR = True
-"""Stage 3 with tensor parallelism: fleet's own clip is wrong there, zoo's hybrid clip is used instead."""
-
+__all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "verdicts"]
 
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
@@ -194,9 +190,9 @@ def _stage23_pipeline(case: Case) -> str:
 
 
 def _stage3_tensor(case: Case) -> str:
-    r = case.degrees.request
-    if r.sharding_stage == 3 and r.tensor > 1 and not STAGE3_WITH_TENSOR:
-        return f"sharding stage3 with tp {r.tensor}: fleet clips by the norm of the sharding group only"
+    r, heads = case.degrees.request, case.model.config.kv_heads
+    if r.sharding_stage == 3 and heads % r.tensor:
+        return f"sharding stage3 with tp {r.tensor}: {heads} key/value heads are held by several ranks each"
     return ""
 
 
@@ -302,9 +298,9 @@ RULES: tuple[LegalityRule, ...] = (
         _stage23_pipeline,
     ),
     LegalityRule(
-        "stage 3 with tensor parallelism",
-        "Stage 3 combines with tensor parallelism once the clip reduces over both axes.",
-        "paddle-on-cpu measurement: GroupShardedClipGrad reduces over the sharding group only",
+        "stage 3 without copied heads",
+        "Stage 3 combines with tensor parallelism where no key/value head is held by several ranks.",
+        "stage 3 keeps flat slices of a gradient, in which the copies of a head cannot be found to be summed",
         _stage3_tensor,
     ),
     LegalityRule(
