@@ -184,7 +184,8 @@ class Engine:
             with paddle.amp.auto_cast(**self._amp):
                 logits = self.updater.model(_nothing()) if self.updater else None
                 loss = self._loss(logits, batch.labels) / len(batches)
-            loss.backward()
+            scaler = self.updater.scaler if self.updater else None
+            (loss if scaler is None else scaler.scale(loss)).backward()
             total = total + loss.detach()
         return total
 
@@ -193,7 +194,8 @@ class Engine:
         pipeline.set_virtual_pipeline_rank(0)
         pipeline.processed_steps = max(pipeline.processed_steps, 1)
         with paddle.amp.auto_cast(**self._amp):
-            return pipeline.forward_backward_pipeline(_micro_batches(batches), None)
+            scaler = self.updater.scaler if self.updater else None
+            return pipeline.forward_backward_pipeline(_micro_batches(batches), scaler)
 
     def _all_replicas(self, value: float) -> float:
         """Sum over the replicas (data x sharding); the other axes hold the same value."""

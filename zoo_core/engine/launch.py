@@ -23,7 +23,7 @@ from zoo_core.environment import apply_cpu_environment
 from zoo_core.errors import ZooError
 from zoo_core.plan import Plan
 
-__all__ = ["handle_stop_signals", "in_worker", "report_failure", "spawn", "stop_requested"]
+__all__ = ["handle_stop_signals", "in_worker", "is_spawned", "report_failure", "spawn", "stop_requested"]
 
 _NOTES = "ZOO_LAUNCH_NOTES"
 """Names the folder through which a launch and its workers on one machine leave each other word."""
@@ -34,6 +34,11 @@ _stop = False
 def in_worker() -> bool:
     """Whether this process was started as one of several by `paddle.distributed.launch`."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+
+
+def is_spawned() -> bool:
+    """Whether `spawn` of another process of zoo on this machine, which has said what runs, started this one."""
+    return _NOTES in os.environ
 
 
 def handle_stop_signals() -> None:

@@ -86,8 +86,8 @@ def make_mesh(plan: Plan) -> Mesh:
 
     Every process of the job calls it, with an equal plan.
     """
-    if plan.device == "cpu":
-        paddle.set_device("cpu")
+    if plan.device == "cpu" or plan.world == 1:
+        paddle.set_device(plan.device)
     if plan.world == 1:
         parallel.configure()
         return Mesh(plan)

@@ -6,7 +6,7 @@ Sharding is fleet's: stage 1 is `HybridParallelOptimizer`, stages 2 and 3 are `G
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class OptimizerSettings:
         weight_decay: decoupled decay of every trained parameter but biases and norms.
         max_grad_norm: clip the global norm to this; 0 does not clip.
         master_weights: keep fp32 copies of half-precision weights.
+        master_grad: accumulate and reduce gradients of half-precision weights in fp32.
+        loss_scale: first scale of the loss, which float16 needs; 0 does not scale.
     """
 
     beta1: float = 0.9
@@ -43,6 +45,8 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     master_weights: bool = False
+    master_grad: bool = False
+    loss_scale: float = 0.0
 
     @staticmethod
     def decays(name: str) -> bool:
@@ -97,9 +101,9 @@ class Updater:
             grad_clip=self.clip,
             multi_precision=settings.master_weights,
         )
-        self.model: Callable[[Any], Any] = layers
+        self.model: Any = layers
         self._stage3: Any = None
-        self._optimizer: Any = self.adamw
+        self._optimizer: Any = self._inner(layers, settings)
         if plan.sharding_stage == 2:
             self._shard_gradients(layers)
         elif plan.sharding_stage == 3:
@@ -107,10 +111,26 @@ class Updater:
         elif plan.world > 1:
             from paddle.distributed.fleet.meta_optimizers.dygraph_optimizer import HybridParallelOptimizer
 
-            self._optimizer = HybridParallelOptimizer(self.adamw, mesh.hcg, mesh.strategy)
+            self._optimizer = HybridParallelOptimizer(self._optimizer, mesh.hcg, mesh.strategy)
             self._optimizer._dp_enable = plan.data > 1
         self._tied = self._ends()
         self.clip.tied = frozenset(self._tied)
+        self.scaler: Any = None
+        if settings.loss_scale > 0:
+            from paddle.distributed import fleet
+
+            scaler = paddle.amp.GradScaler(init_loss_scaling=settings.loss_scale)
+            self.scaler = fleet.distributed_scaler(scaler) if plan.world > 1 else scaler
+
+    def _inner(self, layers: Any, settings: OptimizerSettings) -> Any:
+        """AdamW, or its form that reads fp32 gradients of half-precision parameters."""
+        if not settings.master_grad:
+            return self.adamw
+        from paddle.distributed.fleet.utils import mix_precision_utils
+
+        dtype = str(next(iter(self._trained.values())).tensor.dtype).rsplit(".", 1)[-1]
+        mix_precision_utils.MixPrecisionLayer(layers, dtype=dtype)
+        return mix_precision_utils.MixPrecisionOptimizer(self.adamw)
 
     def _groups(self) -> dict[str, Any]:
         hcg, plan = self._mesh.hcg, self._mesh.plan
@@ -131,7 +151,7 @@ class Updater:
             cpu.sharding_on_cpu()
         self._optimizer = GroupShardedOptimizerStage2(
             params=[h.tensor for h in self._trained.values()],
-            optim=self.adamw,
+            optim=self._optimizer,
             offload=plan.offload,
             pretrain_sync_models=False,
             **self._groups(),
@@ -150,7 +170,7 @@ class Updater:
             cpu.sharding_on_cpu()
         self._stage3 = GroupShardedStage3(
             layers,
-            self.adamw,
+            self._optimizer,
             segment_size=_SLICED_ABOVE,
             pretrain_sync_models=False,
             sync_comm=plan.device == "cpu",
@@ -208,7 +228,11 @@ class Updater:
         with paddle.no_grad():
             self._sum_partial()
         self.adamw.set_lr(learning_rate)
-        self._optimizer.step()
+        if self.scaler is None:
+            self._optimizer.step()
+        else:
+            self.scaler.step(self._optimizer)  # unscales first, and skips the update where a gradient overflowed
+            self.scaler.update()
         if self._stage3 is None:
             # gradients are dropped, not zeroed: a parameter without one must not reach the clip
             for held in self._trained.values():

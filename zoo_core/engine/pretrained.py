@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo_ops import parallel
-
 from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.engine import cpu
 from zoo_core.engine.build import Stage, build_layer
@@ -14,6 +12,7 @@ from zoo_core.errors import PlanError
 from zoo_core.layout import objection
 from zoo_core.pipeline import PipeLayer
 from zoo_core.registry import registry
+from zoo_ops import parallel
 
 __all__ = ["from_pretrained"]
 

@@ -45,7 +45,7 @@ def _values(tensor: Any) -> np.ndarray[Any, Any]:
 def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
     """Yield what this rank holds, one tensor at a time; of equal copies only one rank is told to write."""
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
-    split = {"degree": plan.tensor, "rank": mesh.place.tensor}
+    split: dict[str, Any] = {"degree": plan.tensor, "rank": mesh.place.tensor}
     # a tied weight lies on both ends of the pipeline: the first writes it
     away = frozenset(engine.tied) if plan.pipeline > 1 and not mesh.is_first_stage else frozenset()
     for turn, (name, held) in enumerate(engine.held.items()):
