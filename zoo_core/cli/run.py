@@ -10,9 +10,13 @@ from zoo_core.arguments import TASKS, Arguments, effect_line, help_text, load_ar
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
+from zoo_core.cli._text import count_text
+from zoo_core.engine.launch import in_worker, is_spawned, report_failure, spawn
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
-from zoo_core.errors import nearest
+from zoo_core.errors import ZooError, nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
+from zoo_core.registry import Found
+from zoo_core.train.prepare import Prepared, prepare
 
 __all__ = ["complete", "main"]
 
@@ -54,7 +58,14 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     if {"--help", "-h"} & set(words):
         print(help_text(task), end="")
         return 0
-    return _run(load_arguments(task, (), [*words[1:], *(["--traceback"] if with_traceback else [])]))
+    traceback = ["--traceback"] if with_traceback else []
+    arguments = load_arguments(task, (), [*words[1:], *traceback])
+    try:
+        return _run(arguments, ["run", *words, *traceback])
+    except ZooError as error:
+        if in_worker():
+            report_failure(error)
+        raise
 
 
 def _no_task(task: str) -> UsageFailure:
@@ -66,29 +77,47 @@ def _no_task(task: str) -> UsageFailure:
     return UsageFailure(f"there is no task {task!r}", f"tasks: {tasks}", todo)
 
 
-def _run(arguments: Arguments) -> int:
+def _run(arguments: Arguments, words: Sequence[str]) -> int:
     device = device_of(arguments.training.device)
-    first = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
-    if first:
+    arguments = arguments.replace(device=device)
+    speaks = not is_spawned() and os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+    if speaks:
         _warn(arguments, device)
     found, config = chosen_model(arguments)
+    if arguments.launch.dry_run and not arguments.data.input_dir:
+        prepared = Prepared(config)
+    else:
+        prepared = prepare(arguments, found, config)
     world = world_size(arguments, os.environ, device_count(device, os.environ))
-    plan = compose(from_arguments(arguments, world, device), found.architecture, config, found.name)
-    if first:
-        if arguments.model.scale:
-            print(f"SCALE {arguments.model.scale.upper()}: the architecture of {found.name}, at small sizes")
-        print(f"model      {found.name}\n{plan.describe(stages=False)}", flush=True)
+    plan = compose(from_arguments(arguments, world, device), found.architecture, prepared.config, found.name)
+    if speaks:
+        _introduce(arguments, found, prepared, plan)
     if arguments.launch.dry_run:
-        parameters = found.architecture.table(config)
+        parameters = found.architecture.table(prepared.config)
         print(f"{_arithmetic(arguments, plan)}\n\n{stage_table(plan, parameters)}\n\n{rank_table(plan, 16)}")
         print("\ndry run: nothing was started")
         return 0
     require_paddle(device)
+    if plan.world > 1 and not in_worker():
+        return spawn(arguments.launch, plan, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
-    from zoo_core.engine.launch import launch  # imports paddle
+    from zoo_core.train.pretrain import run  # imports paddle
 
-    return launch(arguments.replace(device=device), plan) or 0
+    return run(arguments, plan, found, prepared, words)
+
+
+def _introduce(arguments: Arguments, found: Found, prepared: Prepared, plan: Plan) -> None:
+    """Say what is about to run."""
+    if arguments.model.scale:
+        print(f"SCALE {arguments.model.scale.upper()}: the architecture of {found.name}, at small sizes")
+    if prepared.said:
+        print(f"SCALE {prepared.said}")
+    count = count_text(found.architecture.parameter_count(prepared.config))
+    print(f"model      {found.name}, {count} parameters\n{plan.describe(stages=False)}")
+    weights = prepared.start or f"random, seed {arguments.training.seed}"
+    step = f" (step {prepared.state['step']})" if prepared.resume else ""
+    print(f"weights    {weights}{step}", flush=True)
 
 
 def _warn(arguments: Arguments, device: str) -> None:

@@ -1,0 +1,139 @@
+"""What a run needs from the disk, found and checked before any process starts. No paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo_core.arguments import Arguments
+from zoo_core.checkpoint import Reader, check_output, checkpoints, find_weights, latest_checkpoint, read_state
+from zoo_core.checkpoint.folders import identity
+from zoo_core.config import ModelConfig
+from zoo_core.errors import CheckpointError, ConfigError
+from zoo_core.registry import Found
+from zoo_core.tokenizers import Tokenizer
+from zoo_core.train.record import event_kinds
+from zoo_core.train.vocabulary import check_ids, fitted_vocabulary, run_tokenizer
+
+__all__ = ["Prepared", "other_fusing", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where a run begins.
+
+    Args:
+        config: of the model, with the vocabulary that the run has.
+        weights: folder of the first weights; `None` for random ones.
+        resume: checkpoint to go on from; `None` starts at step 0.
+        state: the training state in `resume`.
+        tokenizer: to be copied into checkpoints, if the run has one.
+        said: what was changed, to be printed.
+    """
+
+    config: ModelConfig
+    weights: Path | None = None
+    resume: Path | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    said: str = ""
+
+    @property
+    def start(self) -> Path | None:
+        """Folder that the weights are read from."""
+        return self.resume or self.weights
+
+
+def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared:
+    """Find corpus, tokenizer, weights and checkpoint, and check that they belong together.
+
+    Raises:
+        CheckpointError: weights or checkpoint are missing, incomplete or of another model; the output folder is taken.
+        DataError: the corpus is missing, damaged or has ids beyond the vocabulary.
+        ConfigError: no corpus is named, or arguments contradict what is there.
+        TokenizerError: the tokenizer cannot be read.
+    """
+    event_kinds(arguments)
+    weights = _weights(arguments, found)
+    tokenizer = run_tokenizer(arguments, found, weights)
+    config, said = fitted_vocabulary(arguments, config, tokenizer)
+    if not arguments.data.input_dir:
+        raise ConfigError(
+            "no corpus is named", "pretraining reads ids from one", "--input_dir FOLDER; `zoo data build` makes one"
+        )
+    resume = _resume(arguments, config)
+    state = read_state(resume) if resume else {}
+    _free_output(arguments, config, resume)
+    check_ids(arguments.data.input_dir, config)
+    start = resume or weights
+    if start is not None:
+        table = found.architecture.table(config)
+        with Reader(start, table, other_fusing(found, config)) as reader:
+            reader.check()
+    return Prepared(config, weights, resume, state, tokenizer, said)
+
+
+def other_fusing(found: Found, config: ModelConfig) -> Mapping[str, Any]:
+    """The table of the model with its projections fused, in which its parts may be stored."""
+    names = [name for name in ("fuse_attention_qkv", "fuse_attention_ffn") if hasattr(config, name)]
+    return found.architecture.table(config.replace(**dict.fromkeys(names, True))) if names else {}
+
+
+def _weights(arguments: Arguments, found: Found) -> Path | None:
+    """Random weights unless training goes on from published ones."""
+    if not arguments.model.continue_training:
+        return None
+    if arguments.model.scale:
+        raise ConfigError(
+            "continue_training and --scale contradict each other",
+            "no weights of a scaled-down model are published",
+            "leave one of them out; --resume goes on with a checkpoint of your own",
+        )
+    if found.path is not None and arguments.model.model_path is None:
+        return find_weights(str(found.path), found.path)
+    return find_weights(found.name, arguments.model.model_path)
+
+
+def _resume(arguments: Arguments, config: ModelConfig) -> Path | None:
+    wanted, root = arguments.training.resume_from_checkpoint, Path(arguments.training.output_dir)
+    if not wanted:
+        return None
+    path = Path(wanted).expanduser()
+    if wanted == "latest":
+        path = root
+    latest = latest_checkpoint(path) if path.is_dir() else None
+    if latest is not None:
+        path = latest
+    elif not (path / "manifest.json").is_file():
+        there = "no whole checkpoint in it" if path.is_dir() else "no such folder"
+        others = checkpoints(root)
+        todo = f"--resume {others[0].path}" if others else "leave --resume out to start from the beginning"
+        raise CheckpointError(f"cannot resume from {path}", there, todo)
+    stored = read_state(path).get("model")
+    if isinstance(stored, Mapping):
+        here = identity(config, int(stored.get("parameters", 0)))
+        differ = [f"{key} is {stored.get(key)} there, {value} here" for key, value in here.items()
+                  if stored.get(key) != value]  # fmt: skip
+        if differ:
+            raise CheckpointError(
+                f"{path} is a checkpoint of another model", "; ".join(differ), "give the model that it was saved from"
+            )
+    return path
+
+
+def _free_output(arguments: Arguments, config: ModelConfig, resume: Path | None) -> None:
+    """Refuse a folder of another model; one of this model needs a word on what to do with it."""
+    training = arguments.training
+    root = Path(training.output_dir)
+    if root.exists() and not root.is_dir():
+        raise CheckpointError(f"{root} is not a folder", "checkpoints go there", "choose another output_dir")
+    check_output(root, config)
+    held = checkpoints(root)
+    if held and resume is None and training.do_train and not training.overwrite_output_dir:
+        raise CheckpointError(
+            f"{root} already holds checkpoints of this model, the last at step {held[0].step}",
+            "a new run would replace them",
+            "--resume goes on from there; --overwrite_output_dir starts afresh; or choose another --output_dir",
+        )

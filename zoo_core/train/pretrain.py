@@ -1,0 +1,208 @@
+"""Pretraining: the stops 5 to 8 of a run, top to bottom."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo_core.arguments import Arguments
+from zoo_core.checkpoint import Reader
+from zoo_core.engine import state as states
+from zoo_core.engine.build import from_seed
+from zoo_core.engine.engine import Engine
+from zoo_core.engine.launch import handle_stop_signals, stop_requested
+from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.errors import ZooError
+from zoo_core.plan import Plan
+from zoo_core.registry import Found
+from zoo_core.train.datasets import open_data
+from zoo_core.train.log import Progress, logger, set_up_logging, span_text
+from zoo_core.train.prepare import Prepared, other_fusing
+from zoo_core.train.record import LossTable, event_kinds, event_writers, plot_losses
+from zoo_core.train.schedule import schedule_of
+from zoo_core.train.session import Best, Session, tokenizer_files
+from zoo_core.train.settings import chosen_kernels, optimizer_settings, precision
+from zoo_ops.dropout import set_dropout_state
+
+__all__ = ["resume_command", "run"]
+
+_INTERRUPTED = 130
+
+
+def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, words: Sequence[str]) -> int:
+    """Train; every rank calls it. Returns the exit status: 0, or 130 when it was asked to stop.
+
+    Args:
+        arguments: of the run.
+        plan: what was composed.
+        found: the model.
+        prepared: where the run begins.
+        words: the command line after `zoo`, to say how to resume.
+
+    Raises:
+        ZooError: the loss is no number any more, or the disk is full; checkpoints are whole.
+    """
+    begin = time.perf_counter()
+    mesh = make_mesh(plan)
+    set_up_logging(mesh.rank == 0)
+    data = open_data(arguments, mesh, prepared)
+    engine = _engine(arguments, mesh, found, prepared)
+    training, root = arguments.training, Path(arguments.training.output_dir)
+    folder = Path(training.logging_dir or root / "runs")
+    kinds = event_kinds(arguments) if mesh.rank == 0 else frozenset()
+    best = prepared.state.get("best")
+    session = Session(
+        arguments,
+        found.name,
+        engine,
+        data,
+        schedule_of(training, data.max_steps),
+        LossTable(root / "loss.csv"),
+        event_writers(kinds, folder / training.run_name if training.run_name else folder),
+        tokenizer_files(prepared.tokenizer),
+        Best(**best) if best else None,
+    )
+    if session.is_first:
+        session.table.open(data.first_step)
+    stopped_at = _train(session) if training.do_train else None
+    if stopped_at is not None:
+        _finish_records(session)
+        if session.is_first:
+            print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
+            print(f"resume     {resume_command(words)}", flush=True)
+        return _INTERRUPTED
+    last = max(data.max_steps, data.first_step) if training.do_train else data.first_step
+    if data.valid is not None and session.evaluated_at != last:
+        session.evaluate(last, data.valid)
+    if data.test is not None:
+        session.evaluate(last, data.test, "test")
+    if training.do_train and training.save_strategy != "no" and last not in (session.saved_at, data.first_step):
+        session.save(last)
+    _finish_records(session)
+    if session.is_first:
+        print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
+    mesh.barrier()
+    return 0
+
+
+def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) -> Engine:
+    """Build this rank's part of the model, filled from a checkpoint, a folder of weights, or the seed."""
+    config, chosen = prepared.config, precision(arguments, mesh.plan.device)
+    settings = optimizer_settings(arguments, chosen)
+    kernels, gather = chosen_kernels(arguments, mesh.plan), not arguments.model.tensor_parallel_output
+    if prepared.start is None:
+        source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
+        return Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
+    table = found.architecture.table(config)
+    with Reader(prepared.start, table, other_fusing(found, config)) as reader:
+        source = states.from_checkpoint(reader, mesh, chosen.dtype)
+        engine = Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
+        if prepared.resume is not None:
+            states.load_states(engine, reader)
+    logger.info("weights from %s", prepared.start)
+    return engine
+
+
+def _train(session: Session) -> int | None:
+    """Take the steps that are left; returns the step at which a signal stopped the run, or `None` at its end."""
+    training, data, engine = session.arguments.training, session.data, session.engine
+    if data.first_step >= data.max_steps:
+        logger.warning("nothing is left to train: the checkpoint is at step %d of %d", data.first_step, data.max_steps)
+        return None
+    handle_stop_signals()
+    # a bar in a log file is noise, unless it was asked for
+    wanted = not training.disable_tqdm and (sys.stderr.isatty() or "disable_tqdm" in session.arguments.given)
+    steps = data.read()
+    with Progress(data.max_steps, data.first_step, session.is_first and wanted) as progress:
+        for step in range(data.first_step + 1, data.max_steps + 1):
+            rate = session.schedule.rate(step)
+            set_dropout_state(training.seed, step)
+            with session.watch.step():
+                with session.watch.read():
+                    batches = next(steps)
+                result = engine.train_step(batches, rate, stop_requested())
+            _check_finite(session, step, result.loss, result.grad_norm, rate)
+            session.log_step(step, result.loss, rate, result.grad_norm)
+            progress.advance(result.loss)
+            if data.valid is not None and session.is_due(training.evaluation_strategy, training.eval_steps, step):
+                session.evaluate(step, data.valid)
+            if session.is_due(training.save_strategy, training.save_steps, step):
+                session.save(step)
+            if result.stop and step < data.max_steps:
+                if session.saved_at != step:
+                    session.save(step)
+                return step
+    return None
+
+
+def _check_finite(session: Session, step: int, loss: float, norm: float, rate: float) -> None:
+    """Stop before weights that are no numbers are saved.
+
+    Raises:
+        ZooError: the loss or the gradient norm is infinite or no number.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    _finish_records(session)
+    newest = session.newest()
+    raise ZooError(
+        f"the loss is {loss} at step {step}",
+        f"learning rate {rate:g}, gradient norm {norm}; nothing was saved from this step",
+        f"lower learning_rate or max_grad_norm, or warm up longer; {newest or 'no checkpoint'} is the last good one",
+    )
+
+
+def _finish_records(session: Session) -> None:
+    session.events.close()
+    session.write_table()
+    if session.is_first and session.table.column("loss")[0]:
+        plot_losses(session.table, session.root / "loss.png", f"{session.model_name}: loss by step")
+
+
+_REPLACED = ("--resume", "--resume_from_checkpoint", "--ckpt_dir", "--overwrite_output_dir")
+
+
+def resume_command(words: Sequence[str], max_steps: int | None = None) -> str:
+    """Return the command line that goes on from the newest checkpoint.
+
+    Args:
+        words: the command line after `zoo`.
+        max_steps: go on to this step instead.
+    """
+    dropped = _REPLACED if max_steps is None else (*_REPLACED, "--max_steps")
+    kept: list[str] = []
+    values = False
+    for word in words:
+        if word.startswith("-"):
+            values = word in dropped
+            if word.split("=")[0] not in dropped:
+                kept.append(word)
+        elif not values:
+            kept.append(word)
+    more = [] if max_steps is None else ["--max_steps", str(max_steps)]
+    return shlex.join(["zoo", *kept, *more, "--resume"])
+
+
+def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) -> str:
+    """What was reached, what was written, and what to do next."""
+    root, metrics = session.root, session.metrics
+    reached = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
+    if "eval_loss" in metrics:
+        reached.append(f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_ppl']:.5g}")
+    if "test_loss" in metrics:
+        reached.append(f"test loss {metrics['test_loss']:.4f}")
+    lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
+    newest = session.newest() if session.saved_at >= 0 else None
+    wrote = [str(newest)] if newest else []
+    wrote += [str(root / name) for name in ("loss.png", "loss.csv") if (root / name).is_file()]
+    lines.append("wrote      " + ", ".join(wrote))
+    if session.best is not None:
+        lines.append(f"best       {root / f'checkpoint-{session.best.step}'}, {session.best.value:.4f}")
+    if newest:
+        lines.append(f"go on      {resume_command(words, 2 * last)}")
+        lines.append(f"compare    zoo logits {shlex.quote(str(newest))} --ids ids.npy --out logits.npy")
+    return "\n".join(lines)

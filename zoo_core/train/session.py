@@ -1,0 +1,190 @@
+"""A run in progress: the engine and its data, and what is done at a step's end."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo_core._atomic import written_beside
+from zoo_core.arguments import Arguments
+from zoo_core.checkpoint import checkpoints
+from zoo_core.engine import state as states
+from zoo_core.engine.engine import Engine
+from zoo_core.tokenizers import Tokenizer
+from zoo_core.train.datasets import RunData
+from zoo_core.train.evaluation import Evaluated, Evaluation
+from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
+from zoo_core.train.record import EventWriters, LossTable
+from zoo_core.train.schedule import Schedule
+from zoo_core.train.usage import Usage, flops_per_token, usage
+
+__all__ = ["Best", "Session", "tokenizer_files"]
+
+_WRITE_EVERY = 10.0
+"""Seconds between writes of the loss table."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far: its checkpoint's step, and the value of the metric."""
+
+    step: int
+    value: float
+
+
+def tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, bytes]:
+    """Return the files that make the tokenizer anew, by name."""
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="zoo-tokenizer-") as folder:
+        tokenizer.save(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@dataclass
+class Session:
+    """What the training loop works with; every rank has one, and only the first writes the records.
+
+    Args:
+        arguments: of the run.
+        model_name: as the user knows it.
+        engine: the model on this rank.
+        data: what is read.
+        schedule: step -> learning rate.
+        table: losses by step.
+        events: event files; none on ranks other than the first.
+        files: of the tokenizer, for checkpoints.
+        best: the best evaluation so far.
+    """
+
+    arguments: Arguments
+    model_name: str
+    engine: Engine
+    data: RunData
+    schedule: Schedule
+    table: LossTable
+    events: EventWriters
+    files: Mapping[str, bytes]
+    best: Best | None = None
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    metrics: dict[str, float] = field(default_factory=dict)
+    evaluated_at: int = -1
+    saved_at: int = -1
+    _usage: Usage | None = None
+    _written: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.arguments.training.output_dir)
+        self.is_first = self.engine.mesh.rank == 0
+        self._flops = flops_per_token(self.engine.config, self.engine.table, self.arguments.data.max_seq_length)
+
+    def is_due(self, strategy: str, every: int | None, step: int) -> bool:
+        """Whether something done by "steps" or "epoch" is to be done after `step`."""
+        if strategy == "epoch":
+            return self.data.ends_epoch(step)
+        return strategy == "steps" and step % (every or 1) == 0
+
+    def log_step(self, step: int, loss: float, rate: float, norm: float) -> None:
+        """Record a step, and print its line if it is time."""
+        training, plan = self.arguments.training, self.engine.mesh.plan
+        self.metrics["loss"] = loss
+        self.table.add(step, loss=loss, learning_rate=rate, grad_norm=norm)
+        first = training.logging_first_step and step == self.data.first_step + 1
+        if not (first or self.is_due(training.logging_strategy, training.logging_steps, step)):
+            return
+        speed = self.watch.take(plan.global_batch * self.arguments.data.max_seq_length, plan.world)
+        line = StepLine(step, self.data.epoch(step - 1), self.data.batch_in_epoch(step), loss, speed, rate)
+        logger.info("%s", line)
+        self._say_usage(speed)
+        values = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "ips_total": speed.ips_total}
+        self.events.add(step, {f"train/{name}": value for name, value in values.items()})
+        if time.monotonic() - self._written > _WRITE_EVERY:
+            self.write_table()
+
+    def _say_usage(self, speed: Speed) -> None:
+        """The second line, when it says something new."""
+        found = usage(self.engine.mesh.plan, speed, self._flops)
+        if self.is_first and found.says_more_than(self._usage):
+            self._usage = found
+            logger.info("%s", found)
+
+    def write_table(self) -> None:
+        """Bring the table of losses to the disk."""
+        if self.is_first:
+            self.table.write()
+            self._written = time.monotonic()
+
+    def evaluate(self, step: int, evaluation: Evaluation, part: str = "validation") -> Evaluated:
+        """Evaluate on every rank, and record it."""
+        found = evaluation.run(self.engine)
+        logger.info("%s", eval_line(part, step, found.loss, found.perplexity, found.samples, found.seconds))
+        prefix = "eval" if part == "validation" else part
+        self.events.add(step, {f"{prefix}/loss": found.loss, f"{prefix}/ppl": found.perplexity})
+        self.metrics.update({f"{prefix}_loss": found.loss, f"{prefix}_ppl": found.perplexity})
+        if part == "validation":
+            self.evaluated_at = step
+            self.table.add(step, eval_loss=found.loss)
+            self._compare(step, found)
+        return found
+
+    def _compare(self, step: int, found: Evaluated) -> None:
+        training = self.arguments.training
+        if not training.load_best_model_at_end:
+            return
+        metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+        value = found.perplexity if metric in ("ppl", "perplexity") else found.loss
+        sign = -1.0 if training.greater_is_better else 1.0
+        if self.best is None or sign * value < sign * self.best.value:
+            self.best = Best(step, value)
+
+    def save(self, step: int) -> Path:
+        """Write a checkpoint together with all ranks; says where.
+
+        Raises:
+            CheckpointError: on every rank; what was there before is whole.
+        """
+        begin = time.perf_counter()
+        self.write_table()
+        path = states.save(
+            self.engine,
+            self.root,
+            step,
+            state=self._state(step),
+            files=self.files,
+            save_total_limit=self.arguments.training.save_total_limit,
+            keep=[f"checkpoint-{self.best.step}"] if self.best else (),
+        )
+        self.saved_at = step
+        if self.is_first and self.best and self.best.step == step:
+            with written_beside(self.root / "best") as stream:
+                stream.write(f"{path.name}\n".encode())
+        logger.info("saved %s in %.2f s", path, time.perf_counter() - begin)
+        return path
+
+    def _state(self, step: int) -> dict[str, Any]:
+        data = self.data
+        return {
+            "model_name": self.model_name,
+            "consumed_samples": data.consumed(step),
+            "epoch": data.consumed(step) / data.train.samples_per_epoch,
+            "max_steps": data.max_steps,
+            "global_batch": data.batches.global_batch,
+            "seed": self.arguments.training.seed,
+            "schedule": asdict(self.schedule),
+            "learning_rate": self.schedule.rate(max(step, 1)),
+            "data": {"digest": data.digest, "index_samples": data.index_samples},
+            "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
+            "best": asdict(self.best) if self.best else None,
+            "arguments": json.loads(self.arguments.to_json()),
+        }
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint of this run's folder."""
+        held = checkpoints(self.root)
+        return held[0].path if held else None
