@@ -8,9 +8,9 @@ import numpy as np
 import paddle
 import pytest
 from safetensors.numpy import load_file
-from zoo_ops import Batch, parallel
 
 import zoo_core as zoo
+from zoo_ops import Batch, parallel
 
 GOLDEN = Path(__file__).parents[2] / "plugins"
 CASES = ("llama/tests/golden/llama3_gqa", "llama/tests/golden/tied", "llama/tests/golden/sharded",

@@ -296,7 +296,7 @@ class Updater:
         """beta1 and beta2 to the power of the steps taken and one more, as AdamW holds them."""
         states = self.adamw._accumulators
         for key in states["beta1_pow_acc"]:
-            return float(states["beta1_pow_acc"][key]), float(states["beta2_pow_acc"][key])
+            return states["beta1_pow_acc"][key].item(), states["beta2_pow_acc"][key].item()
         return self.adamw._beta1, self.adamw._beta2
 
     def set_powers(self, beta1: float, beta2: float) -> None:
