@@ -119,7 +119,8 @@ def test_a_wrong_number_of_micro_batches_is_refused():
 @pytest.mark.parametrize(
     ("name", "decays"),
     [("llama.norm.weight", False), ("qwen.h.0.ln_1.weight", False), ("a.q_proj.bias", False),
-     ("a.q_norm.weight", False), ("a.q_proj.weight", True), ("llama.embed_tokens.weight", True), ("lm_head.weight", True)],
+     ("a.q_norm.weight", False), ("a.q_proj.weight", True),
+     ("llama.embed_tokens.weight", True), ("lm_head.weight", True)],
 )  # fmt: skip
 def test_biases_and_norms_do_not_decay(name, decays):
     assert OptimizerSettings.decays(name) is decays
