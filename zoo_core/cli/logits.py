@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo_core.arguments import load_arguments
+from zoo_core.checkpoint import Reader, latest_checkpoint
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._words import split_model, take_option, take_switch
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
-from zoo_core.errors import ConfigError, DataError
+from zoo_core.engine.launch import in_worker, report_failure, spawn
+from zoo_core.engine.quiet import import_paddle, quiet_environment
+from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
+from zoo_core.errors import CheckpointError, ConfigError, DataError, ZooError
 from zoo_core.plan import chosen_model, compose, from_arguments, world_size
+from zoo_core.train.prepare import other_fusing
 
 __all__ = ["complete", "main"]
 
@@ -21,7 +26,7 @@ _OWN = {"--ids": ".npy, int64 [batch, sequence]", "--out": ".npy to write, float
 _HELP = """Usage: zoo logits PATH --ids FILE --out FILE [--nproc N] [--tp N] ...
 
 Compute the logits of the ids in a file, with the weights in PATH, under any plan.
-PATH is a Hugging Face folder or a zoo checkpoint.
+PATH is a Hugging Face folder or a zoo checkpoint, or the output folder of a run (its latest checkpoint).
 
   zoo logits ./qwen-7b --ids ids.npy --out logits.npy
   zoo logits ./checkpoint-100 --ids ids.npy --out logits.npy --nproc 4 --tp 2 --pp 2
@@ -36,11 +41,11 @@ def complete(words: Sequence[str], incomplete: str) -> dict[str, str]:
 
 
 def main(words: Sequence[str], with_traceback: bool) -> int:
-    """Parse, compose, hand over; return the exit status.
+    """Parse, compose, compute; return the exit status.
 
     Raises:
         UsageFailure: something needed is missing.
-        DataError: there is no file of ids.
+        DataError: the file of ids is missing, no such array, or has ids beyond the vocabulary.
     """
     wants_help, rest = take_switch(words, "--help", "-h")
     if wants_help or not words:
@@ -53,18 +58,84 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     if not (path and ids and out):
         missing = [name for name, value in (("PATH", path), ("--ids", ids), ("--out", out)) if not value]
         raise UsageFailure(f"{' and '.join(missing)} missing", "", "zoo logits PATH --ids ids.npy --out logits.npy")
-    if not Path(ids).is_file():
-        raise DataError(f"there is no file {ids}", "--ids needs an .npy of int64 [batch, sequence]")
-    if not Path(out).absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {out}", f"there is no folder {Path(out).parent}", "make it, or change --out")
-    arguments = load_arguments("predict", (), ["--model", path, *rest])
+    if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
+        why = "it is a folder" if Path(out).is_dir() else f"there is no folder {Path(out).parent}"
+        raise ConfigError(f"cannot write {out}", why, "change --out")
+    try:
+        return _run(_folder(path), Path(ids), Path(out), rest, ["logits", *words])
+    except ZooError as error:
+        if in_worker():
+            report_failure(error)
+        raise
+
+
+def _folder(path: str) -> Path:
+    """The folder with weights that PATH means.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    folder = Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    latest = latest_checkpoint(folder) if folder.is_dir() else None
+    if latest is None:
+        why = "it has neither config.json nor checkpoints" if folder.is_dir() else "no such folder"
+        raise CheckpointError(f"no weights at {path}", why, "give a Hugging Face folder or a zoo checkpoint-N folder")
+    return latest
+
+
+def _read_ids(path: Path) -> Any:
+    """Return the ids, int64 [B, S].
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", "--ids needs an .npy of int64 [batch, sequence]")
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is not an .npy file", str(error), "write it with numpy.save") from error
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iu" or ids.ndim != 2 or ids.size == 0:
+        found = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, np.ndarray) else "an archive"
+        raise DataError(f"{path} holds {found}", "ids are int64 [batch, sequence], not empty", "write such an array")
+    return ids.astype(np.int64)
+
+
+def _run(folder: Path, ids_path: Path, out: Path, rest: Sequence[str], words: Sequence[str]) -> int:
+    arguments = load_arguments("predict", (), ["--model", str(folder), *rest])
     device = device_of(arguments.training.device)
     found, config = chosen_model(arguments)
-    world = world_size(arguments, os.environ)
+    ids = _read_ids(ids_path)
+    wrong = int(ids.max()) if ids.max() >= config.vocab_size else int(ids.min())
+    if not 0 <= wrong < config.vocab_size:
+        raise DataError(
+            f"{ids_path} has the id {wrong}", f"the vocabulary has {config.vocab_size}", "use this model's tokenizer"
+        )
+    arguments = arguments.replace(device=device, max_seq_length=int(ids.shape[1]))
+    world = world_size(arguments, os.environ, device_count(device, os.environ))
     plan = compose(from_arguments(arguments, world, device), found.architecture, config, found.name)
+    if plan.sequence_parallel and ids.shape[1] % plan.tensor:
+        raise ConfigError(
+            f"{ids.shape[1]} tokens do not split over {plan.tensor} ranks",
+            "sequence_parallel gives each rank an equal part of the sequence",
+            "leave --sequence_parallel out",
+        )
+    with Reader(folder, found.architecture.table(config), other_fusing(found, config)) as reader:
+        reader.check()
     require_paddle(device)
+    quiet_environment(os.environ)
+    if plan.world > 1 and not in_worker():
+        return spawn(arguments.launch, plan, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
-    from zoo_core.train.logits import main as compute  # imports paddle
+    import_paddle()
+    from zoo_core.train.logits import write_logits
 
-    return compute(arguments.replace(device=device), plan, Path(path), Path(ids), Path(out)) or 0
+    write_logits(arguments, plan, found, config, ids, out)
+    if os.environ.get("PADDLE_TRAINER_ID", "0") == "0":
+        print(f"wrote {out}: float32 {[*ids.shape, config.vocab_size]}")
+    return 0

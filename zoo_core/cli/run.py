@@ -12,6 +12,7 @@ from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._text import count_text
 from zoo_core.engine.launch import in_worker, is_spawned, report_failure, spawn
+from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import ZooError, nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
@@ -98,11 +99,13 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
         print("\ndry run: nothing was started")
         return 0
     require_paddle(device)
+    quiet_environment(os.environ)
     if plan.world > 1 and not in_worker():
         return spawn(arguments.launch, plan, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
-    from zoo_core.train.pretrain import run  # imports paddle
+    import_paddle()
+    from zoo_core.train.pretrain import run
 
     return run(arguments, plan, found, prepared, words)
 

@@ -33,6 +33,10 @@ def set_up_logging(is_first: bool) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO if is_first else logging.ERROR)
     logger.propagate = False
+    # fleet has loggers of its own that tell of groups and schedules at length
+    for name, other in [("", logging.getLogger()), *logging.root.manager.loggerDict.items()]:
+        if isinstance(other, logging.Logger) and (not name or name.split(".")[0] in ("paddle", "root", "matplotlib")):
+            other.setLevel(logging.WARNING)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -47,8 +48,8 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
         ZooError: the loss is no number any more, or the disk is full; checkpoints are whole.
     """
     begin = time.perf_counter()
+    set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
     mesh = make_mesh(plan)
-    set_up_logging(mesh.rank == 0)
     data = open_data(arguments, mesh, prepared)
     engine = _engine(arguments, mesh, found, prepared)
     training, root = arguments.training, Path(arguments.training.output_dir)
@@ -145,7 +146,8 @@ def _check_finite(session: Session, step: int, loss: float, norm: float, rate: f
     Raises:
         ZooError: the loss or the gradient norm is infinite or no number.
     """
-    if math.isfinite(loss) and math.isfinite(norm):
+    scaled = session.arguments.training.fp16  # a float16 step whose gradients overflow is skipped by the engine
+    if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
     _finish_records(session)
     newest = session.newest()

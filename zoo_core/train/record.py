@@ -6,7 +6,6 @@ import csv
 import importlib
 import importlib.util
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +129,6 @@ def plot_losses(table: LossTable, path: Path, title: str) -> None:
     """Draw training and validation loss over the steps as a PNG."""
     import matplotlib  # takes half a second, and only the end of a run needs it
 
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator

@@ -8,7 +8,6 @@ from typing import Any
 
 from zoo_core.arguments import Arguments
 from zoo_core.engine.optimizer import OptimizerSettings
-from zoo_core.errors import ConfigError
 from zoo_core.plan import Plan
 from zoo_ops.kernels import Kernels
 
@@ -17,35 +16,43 @@ __all__ = ["Precision", "chosen_kernels", "optimizer_settings", "precision"]
 
 @dataclass(frozen=True)
 class Precision:
-    """Element type of the weights, what `paddle.amp.auto_cast` is given, and whether fp32 masters are kept."""
+    """How numbers are held.
+
+    Args:
+        dtype: of the weights.
+        amp: what `paddle.amp.auto_cast` is given.
+        master_weights, master_grad: whether fp32 weights and gradients are kept beside half-precision weights.
+        loss_scale: the first one; 0 does not scale.
+    """
 
     dtype: str = "float32"
     amp: Mapping[str, Any] = field(default_factory=lambda: {"enable": False})
     master_weights: bool = False
+    master_grad: bool = False
+    loss_scale: float = 0.0
 
 
 def precision(arguments: Arguments, device: str) -> Precision:
-    """Return the precision of a run; fp32 on CPU, whatever was asked for (the run's warnings say so).
-
-    Raises:
-        ConfigError: fp16 on a GPU, which needs a loss scale that the engine does not keep.
-    """
+    """Return the precision of a run; fp32 on CPU, whatever was asked for (the run's warnings say so)."""
     training = arguments.training
     if device == "cpu" or not (training.bf16 or training.fp16) or training.fp16_opt_level == "O0":
         return Precision()
-    if training.fp16:
-        raise ConfigError(
-            "fp16 training is not in this version", "its gradients vanish without a loss scale", "use --bf16 true"
-        )
+    dtype = "float16" if training.fp16 else "bfloat16"
     amp = {
         "enable": True,
-        "dtype": "bfloat16",
+        "dtype": dtype,
         "level": training.fp16_opt_level,
         "custom_black_list": training.amp_custom_black_list or None,
         "custom_white_list": training.amp_custom_white_list or None,
     }
     half = training.fp16_opt_level == "O2"
-    return Precision("bfloat16" if half else "float32", amp, master_weights=half)
+    return Precision(
+        dtype if half else "float32",
+        amp,
+        master_weights=half,
+        master_grad=half and training.amp_master_grad,
+        loss_scale=training.scale_loss if training.fp16 else 0.0,
+    )
 
 
 def optimizer_settings(arguments: Arguments, chosen: Precision) -> OptimizerSettings:
@@ -58,6 +65,8 @@ def optimizer_settings(arguments: Arguments, chosen: Precision) -> OptimizerSett
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         master_weights=chosen.master_weights,
+        master_grad=chosen.master_grad,
+        loss_scale=chosen.loss_scale,
     )
 
 

@@ -1,0 +1,38 @@
+"""Import Paddle without the notices that it prints on every start and that no user of zoo can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import MutableMapping
+
+__all__ = ["import_paddle", "quiet_environment"]
+
+_NOTICES = ("OMP_NUM_THREADS", "No ccache found", "warnings.warn(warning_message)")
+
+_IGNORED = ("ignore:No ccache found", "ignore:No shared comm", "ignore:Current global rank")
+"""Python's filters for warnings of Paddle: of a compiler cache, of a pipeline without tied weights, of groups."""
+
+
+def quiet_environment(environ: MutableMapping[str, str]) -> None:
+    """Silence Paddle's start in the processes that will have this environment; what the user set stays."""
+    environ.setdefault("GLOG_minloglevel", "1")  # connection messages of every process group
+    if "ignore:No ccache" not in (known := environ.get("PYTHONWARNINGS", "")):
+        environ["PYTHONWARNINGS"] = ",".join(filter(None, (*_IGNORED, known)))
+
+
+def import_paddle() -> None:
+    """Import paddle; what it prints meanwhile is printed afterwards, but for the notices.
+
+    The notices: that more than one thread is used (zoo chose the number for this machine), and that a compiler cache
+    is missing, which nothing here compiles with.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            import paddle  # noqa: F401
+    finally:
+        for line in said.getvalue().splitlines():
+            if not any(notice in line for notice in _NOTICES):
+                print(line, file=sys.stderr)

@@ -1,0 +1,114 @@
+"""Logits of given ids under any plan, written to one file by the ranks that have them.
+
+Shapes: B samples, S tokens of each, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo_core._atomic import temporary_name
+from zoo_core.arguments import Arguments
+from zoo_core.checkpoint import Reader
+from zoo_core.config import ModelConfig
+from zoo_core.engine import state as states
+from zoo_core.engine.engine import Engine
+from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.errors import ZooError
+from zoo_core.plan import Plan
+from zoo_core.registry import Found
+from zoo_core.train.log import set_up_logging
+from zoo_core.train.prepare import other_fusing
+from zoo_core.train.settings import chosen_kernels, precision
+
+__all__ = ["write_logits"]
+
+
+def write_logits(
+    arguments: Arguments, plan: Plan, found: Found, config: ModelConfig, ids_BS: npt.NDArray[np.int64], out: Path
+) -> None:
+    """Compute the logits and write them to `out`, float32 [B, S, V]; every rank calls it.
+
+    Args:
+        found: the model, read from a Hugging Face folder or a zoo checkpoint.
+        config: of the model, with the changes asked for.
+        ids_BS: checked to fit the vocabulary.
+
+    Raises:
+        CheckpointError: weights are missing or wrong.
+        ZooError: the file cannot be written; nothing is left behind, and a file of that name is as it was.
+    """
+    set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
+    mesh = make_mesh(plan)
+    assert found.path is not None
+    chosen = precision(arguments, plan.device)
+    with Reader(found.path, found.architecture.table(config), other_fusing(found, config)) as reader:
+        source = states.from_checkpoint(reader, mesh, chosen.dtype)
+        kernels = chosen_kernels(arguments, plan)
+        engine = Engine(mesh, found.architecture, config, source, chosen.dtype, None, kernels, gather_logits=True)
+    shape = (*ids_BS.shape, config.vocab_size)
+    with _shared_file(mesh, out, shape) as (file, start):
+        for first in range(mesh.replica * plan.micro_batch, len(ids_BS), plan.replicas * plan.micro_batch):
+            rows = ids_BS[first : first + plan.micro_batch]
+            found_BSV = engine.logits({"input_ids": rows})
+            if found_BSV is not None and mesh.place.tensor == 0:
+                values = np.ascontiguousarray(found_BSV.astype("float32").numpy()[..., : shape[-1]])
+                _write_all(file, values, start + first * 4 * shape[1] * shape[2])
+
+
+def _write_all(file: int, values: npt.NDArray[Any], offset: int) -> None:
+    content = values.reshape(-1).view(np.uint8).data
+    while content:
+        done = os.pwrite(file, content, offset)
+        content, offset = content[done:], offset + done
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    stream = io.BytesIO()
+    description: dict[str, Any] = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, description)
+    return stream.getvalue()
+
+
+@contextmanager
+def _shared_file(mesh: Mesh, out: Path, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Give every rank an open file beside `out` and the offset of its data; it becomes `out` when all ranks are done.
+
+    Raises:
+        ZooError: on every rank, what went wrong on any; the file beside is gone.
+    """
+    beside = Path(_agree(mesh, str(temporary_name(out)) if mesh.rank == 0 else "")[0])
+    header, failure, file = _header(shape), "", -1
+    try:
+        try:
+            file = os.open(beside, os.O_RDWR | os.O_CREAT, 0o644)
+            if mesh.rank == 0:
+                _write_all(file, np.frombuffer(header, np.uint8), 0)
+            yield file, len(header)
+            os.fsync(file)
+        except OSError as error:
+            failure = f"{error.strerror or error} ({beside.parent})"
+        failed = next(filter(None, _agree(mesh, failure)), "")
+        if failed:
+            raise ZooError(f"cannot write {out}", failed, "free space, or change --out")
+        if mesh.rank == 0:
+            os.replace(beside, out)
+    finally:
+        if file >= 0:
+            os.close(file)
+        if mesh.rank == 0:
+            beside.unlink(missing_ok=True)
+    mesh.barrier()
+
+
+def _agree(mesh: Mesh, text: str) -> list[str]:
+    return [json.loads(told) for told in mesh.exchange(json.dumps(text))]
