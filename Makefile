@@ -7,6 +7,8 @@ VENV ?= .venv
 OUTPUT ?= demo-output
 BIN := $(VENV)/bin
 READY := $(VENV)/.zoo-installed
+TORCH_VENV ?= .venv-torch
+TORCH_READY := $(TORCH_VENV)/.zoo-installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PROJECTS := . ops $(PLUGINS)
 EDITABLE := -e ops -e '.[cpu,dev]' $(addprefix -e ,$(PLUGINS))
@@ -55,8 +57,18 @@ lint: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak -s -v $(PYTEST_FLAGS)
 
-bench: $(READY)
-	$(BIN)/python benchmarks/run.py
+bench: $(READY) $(TORCH_READY)
+	$(BIN)/python benchmarks/ops.py
+	$(BIN)/python benchmarks/train_speed.py --torch-python $(TORCH_VENV)/bin/python
+	$(BIN)/python docs/generate_readme.py
+
+# The other side of the comparison, in an environment of its own; pip, because it knows this machine's wheels.
+$(TORCH_READY): Makefile
+	@$(BIN)/python -m venv $(TORCH_VENV)
+	@echo "installing PyTorch and transformers into $(TORCH_VENV)"
+	@$(TORCH_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	@$(TORCH_VENV)/bin/python -m pip install --quiet transformers==5.23.0 safetensors==0.8.0 numpy
+	@touch $@
 
 wheels: $(READY)
 	rm -rf dist
@@ -64,4 +76,4 @@ wheels: $(READY)
 	@ls dist
 
 clean:
-	rm -rf $(VENV) dist $(OUTPUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(TORCH_VENV) dist $(OUTPUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
