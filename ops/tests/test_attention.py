@@ -171,6 +171,20 @@ def test_cached_steps_equal_the_whole():
         np.testing.assert_allclose(step.numpy()[:, 0], whole[:, i], atol=1e-6)
 
 
+@pytest.mark.parametrize("mask", ["none", "padding"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_one_token_without_gradients(mask, with_bias):
+    arrays, _, batch, past = make("one_token", mask)
+    if mask == "padding":
+        batch.attention_mask[1] = 0
+    bias = np.random.default_rng(1).standard_normal((1, 3, 1, 12)) if with_bias else None
+    out = []
+    for function, dtype in ((attention_cpu, "float32"), (attention_reference, "float64")):
+        added = None if bias is None else paddle.to_tensor(bias, dtype=dtype)
+        out.append(function(*(paddle.to_tensor(x, dtype=dtype) for x in arrays), batch, past=past, bias=added).numpy())
+    np.testing.assert_allclose(*out, atol=1e-6)
+
+
 def test_flash_says_once_that_this_device_lacks_it(caplog):
     set_kernels(Kernels(flash_attention=True))
     arrays, grad, batch, _ = make("one_head")

@@ -56,9 +56,12 @@ def say_once(kernel: str, reason: str) -> None:
         _log.warning("%s was asked for but %s; the plain implementation is used", kernel, reason)
 
 
-def cpu_path(*tensors: Tensor) -> bool:
-    """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced."""
-    if not _chosen.fast_cpu:
+def cpu_path(*tensors: Tensor, least: int = 0) -> bool:
+    """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced.
+
+    `least` is the size of the first tensor from which they pay: when one token is generated, starting them costs more.
+    """
+    if not _chosen.fast_cpu or tensors[0].size < least:
         return False
     import paddle
 

@@ -34,7 +34,7 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         if x.place.is_gpu_place():
             return F.rms_norm(x, weight_H.shape, weight_H, eps)
         say_once("use_fused_rms_norm", "this device has no kernel for it")
-    if cpu_path(x, weight_H):
+    if cpu_path(x, weight_H, least=1 << 14):
         return rms_norm_cpu(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
 

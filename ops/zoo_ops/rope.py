@@ -170,7 +170,7 @@ def apply_rope(
         if x_BSND.place.is_gpu_place() and width == x_BSND.shape[-1]:
             return _fused(x_BSND, cos, sin, interleaved)
         say_once("use_fused_rope", "there is no kernel for it here")
-    if cpu_path(x_BSND, cos, sin):
+    if cpu_path(x_BSND, cos, sin, least=1 << 14):
         return rope_cpu(x_BSND, cos, sin, width, interleaved)
     return apply_rope_reference(x_BSND, cos, sin, rotary_dim=rotary_dim, interleaved=interleaved)
 

@@ -200,6 +200,26 @@ def _added_mask(batch: Batch, S: int, K: int, past: int, causal: bool) -> tuple[
     return np.where(sees, np.float32(0), np.float32(_HIDDEN)), blind if blind.any() else None
 
 
+def _one_token(plan: _Plan) -> Tensor:
+    """`_forward` for a single query a sample: too little work for parts, blocks and threads."""
+    B, _, N, D = plan.q.shape
+    M = plan.k.shape[2]
+    out, view = empty([B, 1, N, plan.v.shape[-1]], str(plan.q.dtype))
+    q_BMGD = (plan.q[:, 0] * plan.q.dtype.type(plan.scale)).reshape(B, M, N // M, D)
+    scores_BMGK = np.matmul(q_BMGD, plan.k.transpose(0, 2, 3, 1))
+    if plan.bias is not None:
+        scores_BMGK += np.broadcast_to(plan.bias[:, :, 0], (B, N, scores_BMGK.shape[-1])).reshape(scores_BMGK.shape)
+    if plan.mask is not None:
+        scores_BMGK += plan.mask
+    scores_BMGK -= scores_BMGK.max(axis=-1, keepdims=True)
+    weights_BMGK = np.exp(scores_BMGK, out=scores_BMGK)
+    weights_BMGK /= weights_BMGK.sum(axis=-1, keepdims=True)
+    if plan.blind is not None:
+        weights_BMGK[np.broadcast_to(plan.blind[:, 0], (B,))] = 0
+    np.copyto(view.reshape(B, M, N // M, -1), np.matmul(weights_BMGK, plan.v.transpose(0, 2, 1, 3)))
+    return out
+
+
 def attention_cpu(
     q_BSND: Tensor,
     k_BKMD: Tensor,
@@ -230,4 +250,5 @@ def attention_cpu(
     }
     if training:
         return _Attention.apply(q_BSND, k_BKMD, v_BKMD, options)
-    return _forward(_Plan(array(q_BSND), array(k_BKMD), array(v_BKMD), **options))
+    plan = _Plan(array(q_BSND), array(k_BKMD), array(v_BKMD), **options)
+    return _one_token(plan) if S == 1 else _forward(plan)
