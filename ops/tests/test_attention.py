@@ -140,6 +140,18 @@ def test_cpu_parts_blocks_and_threads_do_not_change_the_result(monkeypatch, keep
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_threads_may_change_between_forward_and_backward():
+    arrays, grad, batch, _ = make("two_blocks")
+    expected = run(attention_reference, arrays, grad, "float64", batch=batch)
+    leaves = [paddle.to_tensor(x, dtype="float32", stop_gradient=False) for x in arrays]
+    set_threads(1)
+    out = attention_cpu(*leaves, batch)
+    set_threads(2)
+    (out * paddle.to_tensor(grad, dtype="float32")).sum().backward()
+    for leaf, wanted in zip(leaves, expected[1:], strict=True):
+        np.testing.assert_allclose(leaf.grad.numpy(), wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("frozen", [(0,), (1, 2), (0, 2)])
 def test_frozen_inputs(frozen):
     arrays, grad, batch, _ = make("grouped")

@@ -48,12 +48,14 @@ class _Plan:
     bias: np.ndarray | None
     keep: bool
     weights: dict[tuple[int, int], Any] = field(default_factory=dict)
+    parts: list[tuple[int, slice]] = field(init=False)
 
-    def parts(self) -> list[tuple[int, slice]]:
+    def __post_init__(self) -> None:
+        # Fixed here, for the kept weights are found by part: the number of threads may change before the backward.
         B, M = self.q.shape[0], self.k.shape[2]
         wanted = max(1, -(-threads() // B), -(-M // HEADS))
         size = -(-M // wanted)
-        return [(b, slice(m, min(m + size, M))) for b in range(B) for m in range(0, M, size)]
+        self.parts = [(b, slice(m, min(m + size, M))) for b in range(B) for m in range(0, M, size)]
 
     def blocks(self) -> list[slice]:
         S = self.q.shape[1]
@@ -83,7 +85,7 @@ def _weights(plan: _Plan, part: tuple[int, slice], rows: slice, q_mRD: Tensor, k
     G = plan.q.shape[2] // plan.k.shape[2]
     scores_mRE = paddle.matmul(q_mRD, k_mED, transpose_y=True)
     m, _, E = scores_mRE.shape
-    view = np.from_dlpack(scores_mRE).reshape(m, G, rows.stop - rows.start, E)
+    view = array(scores_mRE).reshape(m, G, rows.stop - rows.start, E)
     if plan.bias is not None:
         bias = plan.bias[b if plan.bias.shape[0] > 1 else 0]
         if bias.shape[0] > 1:
@@ -98,7 +100,7 @@ def _weights(plan: _Plan, part: tuple[int, slice], rows: slice, q_mRD: Tensor, k
     if plan.blind is not None:
         blind = plan.blind[b if plan.blind.shape[0] > 1 else 0, rows]
         if blind.any():
-            np.from_dlpack(weights_mRE).reshape(view.shape)[:, :, blind] = 0
+            array(weights_mRE).reshape(view.shape)[:, :, blind] = 0
     return weights_mRE
 
 
@@ -109,7 +111,7 @@ def _triangle(size: int, dtype: str) -> np.ndarray:
 def _forward(plan: _Plan) -> Tensor:
     B, S, N, D = plan.q.shape
     out, out_view = empty([B, S, N, plan.v.shape[-1]], str(plan.q.dtype))
-    parts, G = plan.parts(), N // plan.k.shape[2]
+    parts, G = plan.parts, N // plan.k.shape[2]
 
     def do(number: int) -> None:
         b, heads = part = parts[number]
@@ -121,7 +123,7 @@ def _forward(plan: _Plan) -> Tensor:
             weights_mRE = _weights(plan, part, rows, q_mRD, k_mED)
             if plan.keep:
                 plan.weights[number, rows.start] = weights_mRE
-            out_mRD = np.from_dlpack(paddle.matmul(weights_mRE, v_mED))
+            out_mRD = array(paddle.matmul(weights_mRE, v_mED))
             np.copyto(
                 out_view[b, rows, queries].transpose(1, 0, 2),
                 out_mRD.reshape(-1, rows.stop - rows.start, out_mRD.shape[-1]),
@@ -134,7 +136,7 @@ def _forward(plan: _Plan) -> Tensor:
 def _backward(plan: _Plan, out: np.ndarray, grad: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     B, S, N, D = plan.q.shape
     dtype = str(plan.q.dtype)
-    parts, G = plan.parts(), N // plan.k.shape[2]
+    parts, G = plan.parts, N // plan.k.shape[2]
     (dq, dq_view), (dk, dk_view), (dv, dv_view) = (empty(list(x.shape), dtype) for x in (plan.q, plan.k, plan.v))
 
     def do(number: int) -> None:
@@ -149,20 +151,20 @@ def _backward(plan: _Plan, out: np.ndarray, grad: np.ndarray) -> tuple[Tensor, T
             weights_mRE = plan.weights.pop((number, rows.start), None)
             if weights_mRE is None:
                 weights_mRE = _weights(plan, part, rows, q_mRD, k_mED)
-            dv_mKD[:, :E] += np.from_dlpack(paddle.matmul(weights_mRE, g_mRD, transpose_x=True))
+            dv_mKD[:, :E] += array(paddle.matmul(weights_mRE, g_mRD, transpose_x=True))
             # softmax backward: p * (dp - sum(p * dp)), and sum(p * dp) = sum(out * grad) over the head's width
             shift = np.einsum("snd,snd->ns", out[b, rows, queries], grad[b, rows, queries])
             ds_mRE = paddle.matmul(g_mRD, v_mED, transpose_y=True)
-            view, p = np.from_dlpack(ds_mRE), np.from_dlpack(weights_mRE)
+            view, p = array(ds_mRE), array(weights_mRE)
             view -= shift.reshape(view.shape[0], -1, 1)
             view *= p
-            dq_mRD = np.from_dlpack(paddle.matmul(ds_mRE, k_mED))
+            dq_mRD = array(paddle.matmul(ds_mRE, k_mED))
             np.multiply(
                 dq_mRD.reshape(-1, length, D),
                 dq_mRD.dtype.type(plan.scale),
                 out=dq_view[b, rows, queries].transpose(1, 0, 2),
             )
-            dk_mKD[:, :E] += np.from_dlpack(paddle.matmul(ds_mRE, q_mRD, transpose_x=True))
+            dk_mKD[:, :E] += array(paddle.matmul(ds_mRE, q_mRD, transpose_x=True))
         np.copyto(dk_view[b, :, heads].transpose(1, 0, 2), dk_mKD)
         np.copyto(dv_view[b, :, heads].transpose(1, 0, 2), dv_mKD)
 
@@ -196,7 +198,7 @@ def _added_mask(batch: Batch, S: int, K: int, past: int, causal: bool) -> tuple[
     if mask is None:
         return None, None
     sees = array(mask)
-    blind = ~sees.any(axis=-1)[:, 0]
+    blind = ~np.any(sees[:, 0], axis=-1)
     return np.where(sees, np.float32(0), np.float32(_HIDDEN)), blind if blind.any() else None
 
 
@@ -239,7 +241,7 @@ def attention_cpu(
     )
     training = paddle.is_grad_enabled() and not (q_BSND.stop_gradient and k_BKMD.stop_gradient and v_BKMD.stop_gradient)
     bias_4d = None if bias is None else array(bias).reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
-    options = {
+    options: dict[str, Any] = {
         "past": past,
         "scale": 1.0 / math.sqrt(D) if scale is None else scale,
         "causal": causal,
