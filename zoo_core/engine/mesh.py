@@ -9,6 +9,7 @@ from typing import Any
 import paddle
 import paddle.distributed as dist
 from paddle.distributed import fleet
+from paddle.distributed.fleet.base import topology
 
 from zoo_core.engine import cpu
 from zoo_core.plan import Coordinates, Plan
@@ -21,7 +22,7 @@ _turns = itertools.count()
 
 @dataclass(frozen=True)
 class Mesh:
-    """The groups of a plan in this process; built once a process.
+    """The groups of a plan in this process. A process may make one after another; fleet knows the last.
 
     Args:
         plan: what was composed.
@@ -106,6 +107,7 @@ def make_mesh(plan: Plan) -> Mesh:
         # under sequence parallelism ranks of the tensor axis send different tensors
         "enable_partial_send_recv": not plan.sequence_parallel and plan.device != "cpu",
     }
+    topology._HYBRID_PARALLEL_GROUP = None  # fleet would keep the groups of the last mesh, whatever its degrees
     fleet.init(is_collective=True, strategy=strategy)
     hcg = fleet.get_hybrid_communicate_group()
     rank = dist.get_rank()
