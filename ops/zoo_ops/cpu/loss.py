@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import paddle.nn.functional as F
+import paddle
 from paddle.autograd import PyLayer
 
 from zoo_ops.cpu.threads import array, each, empty, runs
@@ -32,8 +32,9 @@ class _CrossEntropy(PyLayer):  # type: ignore[misc]
 
         def do(number: int) -> None:
             rows = parts[number]
-            found, softmax[number] = F.softmax_with_cross_entropy(
-                x_TV[rows], labels_T1[rows], ignore_index=_IGNORE, return_softmax=True
+            # the function of paddle.nn.functional is this and a warning of deprecation
+            softmax[number], found = paddle._C_ops.cross_entropy_with_softmax(
+                x_TV[rows], labels_T1[rows], False, True, True, _IGNORE, -1
             )
             loss_T[rows] = array(found)[:, 0]
             # paddle's CPU softmax takes every logit more than 64 below the largest for one that is 64 below
