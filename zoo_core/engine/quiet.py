@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 
-__all__ = ["import_paddle", "quiet_environment"]
+__all__ = ["import_paddle", "quiet_environment", "without_notices"]
 
-_NOTICES = ("OMP_NUM_THREADS", "No ccache found", "warnings.warn(warning_message)")
+_NOTICES = (
+    "OMP_NUM_THREADS", "No ccache found", "warnings.warn(warning_message)", "Modified FLAGS detected", "FLAGS(name=",
+    "=" * 60,
+)  # fmt: skip
 
 _IGNORED = ("ignore:No ccache found", "ignore:No shared comm", "ignore:Current global rank")
 """Python's filters for warnings of Paddle: of a compiler cache, of a pipeline without tied weights, of groups."""
@@ -22,17 +25,24 @@ def quiet_environment(environ: MutableMapping[str, str]) -> None:
         environ["PYTHONWARNINGS"] = ",".join(filter(None, (*_IGNORED, known)))
 
 
-def import_paddle() -> None:
-    """Import paddle; what it prints meanwhile is printed afterwards, but for the notices.
+@contextlib.contextmanager
+def without_notices() -> Iterator[None]:
+    """Hold back what is printed on standard error, and print it afterwards but for the notices.
 
-    The notices: that more than one thread is used (zoo chose the number for this machine), and that a compiler cache
-    is missing, which nothing here compiles with.
+    The notices: that more than one thread is used (zoo chose the number for this machine), that a compiler cache is
+    missing (nothing here compiles), and which of Paddle's flags its own packages changed.
     """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            import paddle  # noqa: F401
+            yield
     finally:
         for line in said.getvalue().splitlines():
             if not any(notice in line for notice in _NOTICES):
                 print(line, file=sys.stderr)
+
+
+def import_paddle() -> None:
+    """Import paddle without its notices."""
+    with without_notices():
+        import paddle  # noqa: F401

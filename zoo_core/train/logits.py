@@ -23,6 +23,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.engine import state as states
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import ZooError
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
@@ -48,7 +49,8 @@ def write_logits(
         ZooError: the file cannot be written; nothing is left behind, and a file of that name is as it was.
     """
     set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
-    mesh = make_mesh(plan)
+    with without_notices():
+        mesh = make_mesh(plan)
     assert found.path is not None
     chosen = precision(arguments, plan.device)
     with Reader(found.path, found.architecture.table(config), other_fusing(found, config)) as reader:

@@ -17,6 +17,7 @@ from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import handle_stop_signals, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import ZooError
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
@@ -49,7 +50,8 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
     """
     begin = time.perf_counter()
     set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
-    mesh = make_mesh(plan)
+    with without_notices():
+        mesh = make_mesh(plan)
     data = open_data(arguments, mesh, prepared)
     engine = _engine(arguments, mesh, found, prepared)
     training, root = arguments.training, Path(arguments.training.output_dir)
@@ -58,7 +60,7 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
     best = prepared.state.get("best")
     session = Session(
         arguments,
-        found.name,
+        found.name + (f" ({arguments.model.scale})" if arguments.model.scale else ""),
         engine,
         data,
         schedule_of(training, data.max_steps),
@@ -151,10 +153,11 @@ def _check_finite(session: Session, step: int, loss: float, norm: float, rate: f
         return
     _finish_records(session)
     newest = session.newest()
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     raise ZooError(
-        f"the loss is {loss} at step {step}",
-        f"learning rate {rate:g}, gradient norm {norm}; nothing was saved from this step",
-        f"lower learning_rate or max_grad_norm, or warm up longer; {newest or 'no checkpoint'} is the last good one",
+        f"{what} at step {step}",
+        f"learning rate {rate:g}, loss {loss:g}, gradient norm {norm:g}; nothing was saved from this step",
+        "lower learning_rate or warm up longer" + (f"; {newest} is the last checkpoint" if newest else ""),
     )
 
 

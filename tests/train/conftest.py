@@ -1,0 +1,99 @@
+"""A corpus of a simple language, and runs of the command line on it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo_core.cli import main
+from zoo_core.data.indexed import bin_path, idx_path, index_bytes
+
+SIZE = ["--max_seq_length", "32", "--per_device_train_batch_size", "4", "--num_hidden_layers", "2"]
+
+
+def write_corpus(prefix: Path, documents: int = 200, vocab: int = 300) -> Path:
+    """Documents in which every token but the first follows from the one before."""
+    random = np.random.RandomState(0)
+    lengths = random.randint(20, 60, size=documents)
+    follows = random.permutation(vocab)
+    tokens = []
+    for length in lengths:
+        token = int(random.randint(vocab))
+        for _ in range(length):
+            tokens.append(token)
+            token = int(follows[token])
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    bin_path(prefix).write_bytes(np.array(tokens, dtype="<u2").tobytes())
+    idx_path(prefix).write_bytes(index_bytes(lengths, np.arange(documents + 1), "<u2"))
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "simple")
+
+
+@pytest.fixture
+def words(corpus, tmp_path):
+    """The words of a small run that writes to `tmp_path / "out"`; later words replace earlier ones."""
+
+    def make(*more: str, model: str = "qwen/qwen-7b", out: str = "out") -> list[str]:
+        scale = ["--scale", "tiny"] if "/" in model and not Path(model).exists() else []
+        given = ["--input_dir", str(corpus), "--output_dir", str(tmp_path / out), "--split", "80,20,0"]
+        return ["run", "pretrain", "--model", model, *scale, "--device", "cpu", *SIZE, *given, *more]
+
+    return make
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; gives its status and what it printed."""
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def call(given: list[str]) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(given)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    yield call
+    for number, handler in handlers:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start():
+    """Start a command line in a process of its own, with its output as pipes; it is ended with the test."""
+    started = []
+
+    def begin(given: list[str], **options) -> subprocess.Popen[str]:
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "zoo_core", *given]
+        process = subprocess.Popen(
+            command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def losses(folder: Path) -> list[dict[str, str]]:
+    with (folder / "loss.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def read_losses():
+    return losses
