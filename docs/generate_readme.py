@@ -1,0 +1,101 @@
+"""Write the parts of README.md and README.zh-CN.md that follow from the code: models, proved layouts, speed.
+
+`python docs/generate_readme.py` rewrites both files; a test fails where they differ from what it would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+from zoo_core.cli._text import count_text
+from zoo_core.registry import Architecture, registry
+
+ROOT = Path(__file__).parents[1]
+READMES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh-CN.md"}
+
+_WORDS = {
+    "en": {
+        "models": "| family | package | named models | parameters | among them |",
+        "to": "to",
+        "measured": "Training, tokens a second, medians of {rounds} alternating rounds ({setting}; {model}):",
+        "speed": "| zoo | {torch} | ratio |",
+        "unmeasured": "Not measured yet: `make bench` trains the same model with zoo and with PyTorch + transformers, "
+        "alternating, and fills this in.",
+        "and": "and",
+    },
+    "zh": {
+        "models": "| 系列 | 软件包 | 命名模型数 | 参数量 | 例如 |",
+        "to": "至",
+        "measured": "训练速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting};{model}):",
+        "speed": "| zoo | {torch} | 比值 |",
+        "unmeasured": "尚未测量:`make bench` 用 zoo 与 PyTorch + transformers 交替训练同一模型,并填写此处。",
+        "and": "与",
+    },
+}
+
+
+def _header(line: str) -> list[str]:
+    return [line, "|---" * (line.count("|") - 1) + "|"]
+
+
+def _family(architecture: Architecture, to: str) -> str:
+    entries = architecture.capabilities.models
+    sizes = sorted(architecture.parameter_count(entry.config) for entry in entries)
+    span = f"{count_text(sizes[0])} {to} {count_text(sizes[-1])}"
+    last = len(entries) - 1
+    some = ", ".join(f"`{entries[i].name}`" for i in dict.fromkeys((0, last // 3, 2 * last // 3, last)))
+    package = f"[{architecture.distribution}](plugins/{architecture.family}/README.md)"
+    return f"| {architecture.family} | {package} | {len(entries)} | {span} | {some} |"
+
+
+def models(language: str) -> str:
+    """One row for each installed family."""
+    words = _WORDS[language]
+    return "\n".join([*_header(words["models"]), *(_family(a, words["to"]) for a in registry().architectures)])
+
+
+def layouts(language: str) -> str:
+    """The layouts that the equality tests compare for both families."""
+    cases = runpy.run_path(str(ROOT / "tests" / "parallel" / "parallel_cases.py"))["CASES"]
+    families: dict[str, set[str]] = {}
+    for model, layout in cases:
+        families.setdefault(layout, set()).add(model.partition("-")[0])
+    common = [layout for layout, found in families.items() if {"llama", "qwen"} <= found]
+    named = ", ".join(f"`{layout}`" for layout in common)
+    end = "." if language == "en" else "。"
+    return f"{named} (Llama {_WORDS[language]['and']} Qwen){end}"
+
+
+def speed(language: str) -> str:
+    """The table of the last `make bench`, if there was one."""
+    words, path = _WORDS[language], ROOT / "benchmarks" / "train_speed.json"
+    if not path.is_file():
+        return words["unmeasured"]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rates = found["tokens_per_second"]
+    row = f"| {rates['zoo']:.0f} | {rates['torch']:.0f} | {found['ratio']:.2f} |"
+    return "\n".join([words["measured"].format(**found), "", *_header(words["speed"].format(**found)), row])
+
+
+def rewritten(language: str) -> str:
+    """Return the README of a language with its generated parts made anew."""
+    text = READMES[language].read_text(encoding="utf-8")
+    for name, make in (("layouts", layouts), ("models", models), ("speed", speed)):
+        block = f"<!-- {name} -->\n{make(language)}\n<!-- /{name} -->"
+        text, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
+        assert count == 1, f"{READMES[language].name} has {count} places for {name}"
+    return text
+
+
+def main() -> None:
+    """Rewrite both files."""
+    for language, path in READMES.items():
+        path.write_text(rewritten(language), encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
