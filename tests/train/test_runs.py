@@ -121,7 +121,7 @@ def test_interrupt_saves_and_says_how_to_resume(start, run, words, tmp_path):
         if "global step 3," in line:
             process.send_signal(signal.SIGINT)
             break
-    rest, err = process.communicate(timeout=120)
+    rest, err = process.communicate(timeout=400)
     assert process.returncode == 130, err
     stopped = checkpoints(tmp_path / "out")[0]
     assert f"stopped at step {stopped.step} of 100000, saved {stopped.path}" in rest
@@ -142,7 +142,7 @@ def test_full_disk_leaves_the_last_checkpoint(start, run, words, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     second = start(words("--max_steps", "4", "--save_steps", "4", "--resume"), preexec_fn=limit)
-    _, err = second.communicate(timeout=120)
+    _, err = second.communicate(timeout=400)
     assert second.returncode == 2
     assert err.count("error:") == 1 and "error: could not save" in err
     assert "File too large" in err and "free space" in err and "Traceback" not in err

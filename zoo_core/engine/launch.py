@@ -28,6 +28,8 @@ __all__ = ["handle_stop_signals", "in_worker", "is_spawned", "report_failure", "
 _NOTES = "ZOO_LAUNCH_NOTES"
 """Names the folder through which a launch and its workers on one machine leave each other word."""
 
+_STOPPING = "\nstopping: saving at the end of this step (once more to end at once)"
+
 _stop = False
 
 
@@ -49,6 +51,8 @@ def handle_stop_signals() -> None:
         if _stop:
             raise KeyboardInterrupt
         _stop = True
+        if not is_spawned():
+            print(_STOPPING, file=sys.stderr)
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
@@ -71,7 +75,8 @@ def report_failure(error: ZooError) -> None:
 def _command(launch: LaunchArguments, plan: Plan, words: Sequence[str]) -> list[str]:
     command = [sys.executable, "-m", "paddle.distributed.launch"]
     command += ["--nproc_per_node", str(plan.local_world), "--log_dir", launch.log_dir, "--job_id", launch.job_id]
-    command += ["--log_level", "WARNING", "--max_restart", "0"]
+    # how a worker failed is said by `spawn`, once; the launcher's own report of it is the worker's whole command line
+    command += ["--log_level", "CRITICAL", "--max_restart", "0"]
     if launch.master is not None:
         command += ["--master", launch.master, "--nnodes", str(launch.nnodes)]
     if launch.rank >= 0:
@@ -133,7 +138,7 @@ def _wait(launcher: subprocess.Popen[bytes], notes: Path) -> int:
                     launcher.terminate()
                 else:
                     (notes / "stop").touch()
-                    print("\nstopping: saving at the end of this step (once more to end at once)", file=sys.stderr)
+                    print(_STOPPING, file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
         if launcher.poll() is None:

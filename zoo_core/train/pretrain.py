@@ -77,6 +77,7 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
         if session.is_first:
             print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
             print(f"resume     {resume_command(words)}", flush=True)
+        mesh.barrier()  # a worker that ends early makes the launcher end the others
         return _INTERRUPTED
     last = max(data.max_steps, data.first_step) if training.do_train else data.first_step
     if data.valid is not None and session.evaluated_at != last:
