@@ -1,0 +1,165 @@
+"""What is compared: layouts, tiny models, and the batches of every step. No paddle; the workers read it too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+DEFAULT_EPSILON = 1e-8
+WEIGHTS_EPSILON = 1e-3
+"""For weights: the default amplifies the rounding noise of gradients that are zero in exact arithmetic."""
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+STEPS = 10
+HALFWAY = 5
+SAMPLES = 8
+"""Samples of an optimizer step, whatever the layout."""
+SEQUENCE = 16
+CLIP = 0.5
+"""Below every gradient norm of these runs, so that clipping bites at each step (asserted)."""
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A plan's degrees, and how many samples of a replica are in a micro batch."""
+
+    world: int
+    degrees: dict[str, Any] = field(default_factory=dict)
+    micro: int = 4
+
+    @property
+    def replicas(self) -> int:
+        return self.world // (self.degrees.get("tensor", 1) * self.degrees.get("pipeline", 1))
+
+    @property
+    def accumulate(self) -> int:
+        return SAMPLES // (self.replicas * self.micro)
+
+
+def _sharded(stage: int, **degrees: Any) -> dict[str, Any]:
+    return {"sharding": 2, "sharding_stage": stage, **degrees}
+
+
+LAYOUTS = {
+    "single": Layout(1),
+    "dp2": Layout(2, micro=2),
+    "tp2": Layout(2, {"tensor": 2}),
+    "tp2+sp": Layout(2, {"tensor": 2, "sequence_parallel": True}),
+    "pp2": Layout(2, {"pipeline": 2}),
+    "pp2-cut": Layout(2, {"pipeline": 2, "pipeline_cuts": (1,)}),
+    "sharding2-stage1": Layout(2, _sharded(1), micro=2),
+    "sharding2-stage2": Layout(2, _sharded(2), micro=2),
+    "sharding2-stage3": Layout(2, _sharded(3), micro=2),
+    "tp4": Layout(4, {"tensor": 4}),
+    "tp4+sp": Layout(4, {"tensor": 4, "sequence_parallel": True}),
+    "pp4": Layout(4, {"pipeline": 4}, micro=2),
+    "pp4-interleaved": Layout(4, {"pipeline": 4, "virtual_stages": 2}, micro=1),
+    "dp2xtp2": Layout(4, {"tensor": 2}, micro=2),
+    "dp2xpp2": Layout(4, {"pipeline": 2}, micro=2),
+    "tp2xpp2": Layout(4, {"tensor": 2, "pipeline": 2}),
+    "tp2+spxpp2": Layout(4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True}),
+    "tp2xsharding2-stage1": Layout(4, _sharded(1, tensor=2), micro=2),
+    "tp2xsharding2-stage2": Layout(4, _sharded(2, tensor=2), micro=2),
+    "tp2xsharding2-stage3": Layout(4, _sharded(3, tensor=2), micro=2),
+    "pp2xsharding2-stage1": Layout(4, _sharded(1, pipeline=2), micro=2),
+    "dp2xsharding2-stage1": Layout(4, _sharded(1), micro=1),
+    "dp2xsharding2-stage2": Layout(4, _sharded(2), micro=1),
+    "dp2xsharding2-stage3": Layout(4, _sharded(3), micro=1),
+    "tp2xpp2xsharding2-stage1": Layout(8, _sharded(1, tensor=2, pipeline=2), micro=2),
+    "nodes2-dp2xtp2": Layout(4, {"tensor": 2, "nodes": 2}, micro=2),
+    "nodes2-pp2xtp2": Layout(4, {"tensor": 2, "pipeline": 2, "nodes": 2}),
+}
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "vocab_size": 510,  # even over two ranks, padded over four
+}
+_TIED = {**_SIZES, "tie_word_embeddings": True}
+_DEEP = {**_TIED, "num_hidden_layers": 4}
+_DEEPER = {**_TIED, "num_hidden_layers": 8}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    # two key/value heads: over four ranks each is held twice
+    "llama": ("meta-llama/Meta-Llama-3-8B", _TIED),
+    "llama-4": ("meta-llama/Meta-Llama-3-8B", _DEEP),
+    "llama-8": ("meta-llama/Meta-Llama-3-8B", _DEEPER),
+    "llama-untied": ("meta-llama/Meta-Llama-3-8B", _SIZES),
+    "llama-fused": (
+        "meta-llama/Meta-Llama-3-8B",
+        {**_SIZES, "fuse_attention_qkv": True, "fuse_attention_ffn": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "qwen": ("qwen/qwen-7b", _TIED),
+    "qwen-4": ("qwen/qwen-7b", _DEEP),
+    "qwen-8": ("qwen/qwen-7b", _DEEPER),
+    "qwen-untied": ("qwen/qwen-7b", {**_SIZES, "no_bias": False}),
+    "qwen3": ("Qwen/Qwen3-8B", {**_SIZES, "head_dim": 24}),
+}
+
+_BLOCKS = {"pp4": "-4", "pp4-interleaved": "-8"}
+"""Layouts that need more than two blocks."""
+
+_BOTH = (
+    "dp2", "tp2", "tp2+sp", "pp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp4", "pp4",
+    "pp4-interleaved", "dp2xtp2", "tp2xpp2", "tp2xsharding2-stage1", "tp2xsharding2-stage2", "pp2xsharding2-stage1",
+    "tp2xpp2xsharding2-stage1",
+)  # fmt: skip
+"""Layouts that both families show, with tied embeddings."""
+
+_MORE = {
+    "llama": ["nodes2-dp2xtp2", "dp2xsharding2-stage2"],
+    "llama-4": ["pp2-cut"],
+    "llama-untied": ["dp2xpp2"],
+    "llama-fused": ["tp2", "tp4", "tp4+sp", "tp2xsharding2-stage3"],
+    "qwen": ["nodes2-pp2xtp2", "dp2xsharding2-stage1", "dp2xsharding2-stage3"],
+    "qwen-untied": ["pp2", "sharding2-stage2", "tp2+spxpp2"],
+    "qwen3": ["tp2", "tp2+sp", "tp2xpp2"],
+}
+
+
+def _pairs() -> list[tuple[str, str]]:
+    """(model, layout) of every case; the models of a layout stand together, so that they share its groups."""
+    found = [(family + _BLOCKS.get(layout, ""), layout) for layout in _BOTH for family in ("llama", "qwen")]
+    found += [(model, layout) for model, layouts in _MORE.items() for layout in layouts]
+    return sorted(found, key=lambda case: list(LAYOUTS).index(case[1]))
+
+
+CASES = _pairs()
+
+RECOMPUTE = ("full", "full_attn", "core_attn")
+
+
+def task_id(model: str, layout: str) -> str:
+    return f"{model}@{layout}"
+
+
+def recompute_of(case: tuple[str, str]) -> str:
+    """What a case recomputes; the kinds take turns, the other family of a layout has the next one."""
+    model, layout = case
+    return RECOMPUTE[(list(LAYOUTS).index(layout) + list(MODELS).index(model)) % 3]
+
+
+def learning_rate(step: int) -> float:
+    """Of step `step` from 0: a warm-up of three steps."""
+    return 1e-3 * min(1.0, (step + 1) / 3)
+
+
+def samples(step: int, vocabulary: int, count: int = SAMPLES) -> dict[str, np.ndarray]:
+    """`input_ids` and `labels`, int64 [count, SEQUENCE], of a step; the samples bear unequal numbers of labels."""
+    rng = np.random.default_rng(1000 + step)
+    ids = rng.integers(0, vocabulary, (count, SEQUENCE + 1))
+    labels = ids[:, 1:].copy()
+    for row in range(count):
+        labels[row, : (row * 5 + step) % SEQUENCE] = IGNORE
+    return {"input_ids": ids[:, :-1], "labels": labels}
+
+
+def micro_batches(fields: dict[str, np.ndarray], layout: Layout, replica: int) -> list[dict[str, np.ndarray]]:
+    """The micro batches of one replica."""
+    parted = {name: values.reshape(-1, layout.replicas, layout.micro, SEQUENCE) for name, values in fields.items()}
+    return [{name: v[i, replica] for name, v in parted.items()} for i in range(len(parted["labels"]))]
