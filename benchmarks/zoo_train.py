@@ -8,9 +8,11 @@ import os
 import sys
 import time
 
+from zoo_core.engine.quiet import import_paddle
 from zoo_core.environment import apply_cpu_environment
 
 apply_cpu_environment(1, os.environ)
+import_paddle("cpu")
 
 import numpy as np  # noqa: E402  the environment acts only before paddle is imported
 

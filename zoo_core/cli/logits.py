@@ -12,7 +12,7 @@ from zoo_core.checkpoint import Reader, latest_checkpoint
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._words import split_model, take_option, take_switch
-from zoo_core.engine.launch import in_worker, report_failure, spawn
+from zoo_core.engine.launch import in_worker, is_spawned, report_failure, spawn
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import CheckpointError, ConfigError, DataError, ZooError
@@ -58,14 +58,16 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     if not (path and ids and out):
         missing = [name for name, value in (("PATH", path), ("--ids", ids), ("--out", out)) if not value]
         raise UsageFailure(f"{' and '.join(missing)} missing", "", "zoo logits PATH --ids ids.npy --out logits.npy")
+    if not Path(ids).is_file():
+        raise DataError(f"there is no file {ids}", "--ids needs an .npy of int64 [batch, sequence]")
     if Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
         why = "it is a folder" if Path(out).is_dir() else f"there is no folder {Path(out).parent}"
         raise ConfigError(f"cannot write {out}", why, "change --out")
     try:
         return _run(_folder(path), Path(ids), Path(out), rest, ["logits", *words])
     except ZooError as error:
-        if in_worker():
-            report_failure(error)
+        if is_spawned() and report_failure(error):
+            return 2
         raise
 
 
@@ -89,12 +91,10 @@ def _read_ids(path: Path) -> Any:
     """Return the ids, int64 [B, S].
 
     Raises:
-        DataError: the file is missing or holds something else.
+        DataError: the file holds something else.
     """
     import numpy as np
 
-    if not path.is_file():
-        raise DataError(f"there is no file {path}", "--ids needs an .npy of int64 [batch, sequence]")
     try:
         ids = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -132,7 +132,7 @@ def _run(folder: Path, ids_path: Path, out: Path, rest: Sequence[str], words: Se
         return spawn(arguments.launch, plan, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
-    import_paddle()
+    import_paddle(device)
     from zoo_core.train.logits import write_logits
 
     write_logits(arguments, plan, found, config, ids, out)

@@ -17,7 +17,7 @@ from zoo_core.environment import apply_cpu_environment, device_count, device_of,
 from zoo_core.errors import ZooError, nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
 from zoo_core.registry import Found
-from zoo_core.train.prepare import Prepared, prepare
+from zoo_core.train.prepared import Prepared
 
 __all__ = ["complete", "main"]
 
@@ -64,8 +64,8 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     try:
         return _run(arguments, ["run", *words, *traceback])
     except ZooError as error:
-        if in_worker():
-            report_failure(error)
+        if is_spawned() and report_failure(error):
+            return 2
         raise
 
 
@@ -85,26 +85,32 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
     if speaks:
         _warn(arguments, device)
     found, config = chosen_model(arguments)
-    if arguments.launch.dry_run and not arguments.data.input_dir:
+    world = world_size(arguments, os.environ, device_count(device, os.environ))
+    request = from_arguments(arguments, world, device)
+    plan = compose(request, found.architecture, config, found.name)
+    rehearsal = arguments.launch.dry_run
+    if not rehearsal:
+        require_paddle(device)
+    if rehearsal and not arguments.data.input_dir:
         prepared = Prepared(config)
     else:
+        from zoo_core.train.prepare import prepare  # reads corpora with numpy, which help and rehearsals do without
+
         prepared = prepare(arguments, found, config)
-    world = world_size(arguments, os.environ, device_count(device, os.environ))
-    plan = compose(from_arguments(arguments, world, device), found.architecture, prepared.config, found.name)
+        plan = compose(request, found.architecture, prepared.config, found.name)
     if speaks:
         _introduce(arguments, found, prepared, plan)
-    if arguments.launch.dry_run:
+    if rehearsal:
         parameters = found.architecture.table(prepared.config)
         print(f"{_arithmetic(arguments, plan)}\n\n{stage_table(plan, parameters)}\n\n{rank_table(plan, 16)}")
         print("\ndry run: nothing was started")
         return 0
-    require_paddle(device)
     quiet_environment(os.environ)
     if plan.world > 1 and not in_worker():
         return spawn(arguments.launch, plan, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
-    import_paddle()
+    import_paddle(device)
     from zoo_core.train.pretrain import run
 
     return run(arguments, plan, found, prepared, words)

@@ -17,7 +17,9 @@ from paddle.nn.clip import ClipGradBase
 
 from zoo_core.engine.build import Held
 from zoo_core.engine.mesh import Mesh
+from zoo_core.engine.threaded import square_sum
 from zoo_core.layout import copied
+from zoo_ops.cpu.threads import each
 
 __all__ = ["GlobalNorm"]
 
@@ -42,28 +44,27 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
         self.whole_on_all: frozenset[str] = frozenset()
         """Parameters that every rank of the sharding axis updates, though it is sharded."""
 
-    def _counted(self, name: str, grad: Any) -> Any:
-        """The part of the squared norm that this rank adds for a gradient."""
+    def _counted(self, name: str, grad: Any, square: Any) -> Any:
+        """The part of the squared norm that this rank adds for a gradient whose sum of squares is `square`."""
         held, plan = self._held[name], self._mesh.plan
-        square = _square_sum(grad)
         if held.rule.dim is None:
             square = square / plan.tensor
         else:
             runs = copied(held.rule, plan.tensor, self._mesh.place.tensor)
             if runs and tuple(grad.shape) == tuple(held.tensor.shape):
                 for start, stop, copies in runs:
-                    part = paddle.slice(grad, [held.rule.dim], [start], [stop])
-                    square = square - _square_sum(part) * (1 - 1 / copies)
+                    part = paddle.slice(grad, [held.rule.dim], [start], [stop]).contiguous()
+                    square = square - _square_sums([part])[0] * (1 - 1 / copies)
         # a tied weight lies on both ends of the pipeline with the same summed gradient
         same = plan.data * (2 if name in self.tied else 1)
         return square / (same * (plan.sharding if name in self.whole_on_all else 1))
 
     def _dygraph_clip(self, params_grads: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         with paddle.no_grad():
-            total = paddle.zeros([], "float64")
-            for parameter, grad in params_grads:
-                if grad is not None:
-                    total = total + self._counted(parameter.name.removeprefix("slice@"), grad)
+            found = [(parameter.name.removeprefix("slice@"), g) for parameter, g in params_grads if g is not None]
+            squares = _square_sums([grad for _, grad in found])
+            counted = [self._counted(*pair, square) for pair, square in zip(found, squares, strict=True)]
+            total = paddle.to_tensor(sum(counted), "float64") if found else paddle.zeros([], "float64")
             if self._mesh.plan.world > 1:
                 both = paddle.stack([total, paddle.full([], float(self.stopping), "float64")])
                 dist.all_reduce(both)
@@ -78,6 +79,19 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
 
     def __call__(self, params_grads: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         return self._dygraph_clip(params_grads)
+
+
+def _square_sums(grads: list[Any]) -> list[Any]:
+    """The sum of squares of each gradient: numbers on CPU, scalars on a device."""
+    if not all(grad.place.is_cpu_place() and grad.dtype == paddle.float32 for grad in grads):
+        return [_square_sum(grad) for grad in grads]
+    sums = [0.0] * len(grads)
+
+    def add(number: int) -> None:
+        sums[number] = square_sum(grads[number])
+
+    each(len(grads), add)
+    return sums
 
 
 def _square_sum(grad: Any) -> Any:

@@ -64,12 +64,18 @@ def stop_requested() -> bool:
     return _stop or (notes is not None and os.path.exists(os.path.join(notes, "stop")))
 
 
-def report_failure(error: ZooError) -> None:
-    """Leave word for the launching command of why this worker ends."""
+def report_failure(error: ZooError) -> bool:
+    """Leave word for the launching command of why this worker ends; whether nothing more is to be said.
+
+    The launcher shows the output of the first worker of a machine, where the message would stand a second time; the
+    other workers have it in their logs.
+    """
     notes = os.environ.get(_NOTES)
-    if notes is not None:
-        path = Path(notes) / f"failure-{os.environ.get('PADDLE_TRAINER_ID', '0')}"
-        path.write_text(json.dumps([error.what, error.why, error.todo]), encoding="utf-8")
+    if notes is None:
+        return False
+    path = Path(notes) / f"failure-{os.environ.get('PADDLE_TRAINER_ID', '0')}"
+    path.write_text(json.dumps([error.what, error.why, error.todo]), encoding="utf-8")
+    return os.environ.get("PADDLE_LOCAL_RANK", "0") == "0"
 
 
 def _command(launch: LaunchArguments, plan: Plan, words: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from zoo_core.engine import cpu
 from zoo_core.engine.build import Held
 from zoo_core.engine.clip import GlobalNorm
 from zoo_core.engine.mesh import Mesh
+from zoo_core.engine.threaded import ThreadedAdamW
 from zoo_core.layout import copied
 
 __all__ = ["OptimizerSettings", "State", "Updater"]
@@ -90,7 +91,8 @@ class Updater:
         self._held, self._mesh, plan = held, mesh, mesh.plan
         self._trained = {n: h for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
         self.clip = GlobalNorm(held, mesh, settings.max_grad_norm)
-        self.adamw = paddle.optimizer.AdamW(
+        kind = ThreadedAdamW if plan.device == "cpu" else paddle.optimizer.AdamW
+        self.adamw = kind(
             learning_rate=0.0,
             beta1=settings.beta1,
             beta2=settings.beta2,

@@ -7,6 +7,8 @@ import io
 import sys
 from collections.abc import Iterator, MutableMapping
 
+from zoo_ops.cpu.memory import keep_freed_memory
+
 __all__ = ["import_paddle", "quiet_environment", "without_notices"]
 
 _NOTICES = (
@@ -42,7 +44,9 @@ def without_notices() -> Iterator[None]:
                 print(line, file=sys.stderr)
 
 
-def import_paddle() -> None:
-    """Import paddle without its notices."""
+def import_paddle(device: str) -> None:
+    """Import paddle without its notices; on CPU its freed memory stays with the process, which is much quicker."""
+    if device == "cpu":
+        keep_freed_memory()
     with without_notices():
         import paddle  # noqa: F401
