@@ -150,15 +150,12 @@ class EvaluationArguments(Group):
         False, "PaddleNLP: evaluate the loss only.", effect=no_effect("pretraining evaluates the loss only")
     )
     load_best_model_at_end: bool = argument(
-        False, "End with the checkpoint of the best evaluation.", effect=not_yet("the checkpoint store")
+        False, "Keep the checkpoint of the best evaluation; the file `best` in output_dir names it."
     )
-    metric_for_best_model: str | None = argument(
-        None, "Which metric is compared; empty is loss.", effect=not_yet("the checkpoint store")
-    )
+    metric_for_best_model: str | None = argument(None, "Which metric is compared, loss or ppl; empty is loss.")
     greater_is_better: bool | None = argument(
-        None, "Whether higher is better; empty is yes unless the metric is the loss.",
-        effect=not_yet("the checkpoint store"),
-    )  # fmt: skip
+        None, "Whether higher is better; empty is yes unless the metric is the loss."
+    )
     minimum_eval_times: int | None = argument(
         None, "PaddleNLP: evaluate at least so often.", minimum=1, effect=no_effect("eval_steps says how often")
     )
@@ -222,7 +219,7 @@ class CheckpointArguments(Group):
     save_on_each_node: bool = argument(
         False, "PaddleNLP: save on each machine.", effect=no_effect("each rank writes its own parts")
     )
-    ignore_load_lr_and_optim: bool = argument(False, "Resume weights only.", effect=not_yet("the checkpoint store"))
+    ignore_load_lr_and_optim: bool = argument(False, "Resume without the optimizer's states.")
     ignore_save_lr_and_optim: bool = argument(False, "Save weights only.", effect=not_yet("the checkpoint store"))
     force_reshard_pp: bool = argument(
         False, "PaddleNLP: reshard even if the layout is the same.", effect=no_effect("loading always goes by name")

@@ -29,7 +29,7 @@ from zoo_core.errors import DataError, ZooError
 from zoo_core.train.evaluation import Evaluation
 from zoo_core.train.labels import as_trained
 from zoo_core.train.log import logger
-from zoo_core.train.prepare import Prepared
+from zoo_core.train.prepared import Prepared
 
 __all__ = ["RunData", "open_data"]
 

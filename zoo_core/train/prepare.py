@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,11 @@ from zoo_core.checkpoint.folders import identity
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
-from zoo_core.tokenizers import Tokenizer
+from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
 from zoo_core.train.vocabulary import check_ids, fitted_vocabulary, run_tokenizer
 
-__all__ = ["Prepared", "other_fusing", "prepare"]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Where a run begins.
-
-    Args:
-        config: of the model, with the vocabulary that the run has.
-        weights: folder of the first weights; `None` for random ones.
-        resume: checkpoint to go on from; `None` starts at step 0.
-        state: the training state in `resume`.
-        tokenizer: to be copied into checkpoints, if the run has one.
-        said: what was changed, to be printed.
-    """
-
-    config: ModelConfig
-    weights: Path | None = None
-    resume: Path | None = None
-    state: Mapping[str, Any] = field(default_factory=dict)
-    tokenizer: Tokenizer | None = None
-    said: str = ""
-
-    @property
-    def start(self) -> Path | None:
-        """Folder that the weights are read from."""
-        return self.resume or self.weights
+__all__ = ["other_fusing", "prepare"]
 
 
 def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared:

@@ -23,7 +23,8 @@ from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.datasets import open_data
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
-from zoo_core.train.prepare import Prepared, other_fusing
+from zoo_core.train.prepare import other_fusing
+from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import LossTable, event_kinds, event_writers, plot_losses
 from zoo_core.train.schedule import schedule_of
 from zoo_core.train.session import Best, Session, tokenizer_files
@@ -105,7 +106,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
     with Reader(prepared.start, table, other_fusing(found, config)) as reader:
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
         engine = Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
-        if prepared.resume is not None:
+        if prepared.resume is not None and not arguments.training.ignore_load_lr_and_optim:
             states.load_states(engine, reader)
     logger.info("weights from %s", prepared.start)
     return engine
@@ -153,6 +154,7 @@ def _check_finite(session: Session, step: int, loss: float, norm: float, rate: f
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
     _finish_records(session)
+    session.engine.mesh.barrier()  # a worker that ends early makes the launcher end the others
     newest = session.newest()
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     raise ZooError(
