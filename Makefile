@@ -72,7 +72,7 @@ $(TORCH_READY): Makefile
 
 wheels: $(READY)
 	rm -rf dist
-	@for project in $(PROJECTS); do $(BIN)/python -m build --wheel --sdist --outdir dist "$$project" >/dev/null || exit 1; done
+	@for project in $(PROJECTS); do $(BIN)/python -m build --no-isolation --outdir dist "$$project" >/dev/null || exit 1; done
 	@ls dist
 
 clean:
