@@ -89,6 +89,33 @@ def start():
         process.communicate()
 
 
+def write_random_corpus(prefix: Path, vocab: int) -> Path:
+    """40 documents of 100 random ids."""
+    ids = np.random.RandomState(1).randint(0, vocab, size=4000)
+    bin_path(prefix).write_bytes(ids.astype("<u2").tobytes())
+    idx_path(prefix).write_bytes(index_bytes(np.full(40, 100), np.arange(41), "<u2"))
+    return prefix
+
+
+@pytest.fixture
+def golden_words(tmp_path):
+    """The words of a run that goes on from the weights of a Hugging Face folder, with ids of its vocabulary."""
+    write_random_corpus(tmp_path / "ids", 67)
+
+    def make(folder: Path, *more: str) -> list[str]:
+        given = ["--model", str(folder), "--continue_training", "--device", "cpu", "--max_seq_length", "32"]
+        given += ["--per_device_train_batch_size", "4", "--input_dir", str(tmp_path / "ids")]
+        return ["run", "pretrain", *given, "--output_dir", str(tmp_path / "out"), *more]
+
+    return make
+
+
+@pytest.fixture
+def golden():
+    """A Qwen2 model of Hugging Face transformers, with the logits it gives."""
+    return Path(__file__).parents[2] / "plugins" / "qwen" / "tests" / "golden" / "qwen2_gqa"
+
+
 def losses(folder: Path) -> list[dict[str, str]]:
     with (folder / "loss.csv").open(newline="") as stream:
         return list(csv.DictReader(stream))

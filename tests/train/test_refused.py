@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from zoo_core.checkpoint import checkpoints
-
-GOLDEN = Path(__file__).parents[2] / "plugins" / "qwen" / "tests" / "golden" / "qwen2_gqa"
 
 
 @pytest.fixture
@@ -36,6 +33,8 @@ def test_names(refused, words):
     refused(words(model="qwen/qwen-7c"), "unknown model 'qwen/qwen-7c'", "did you mean 'qwen/qwen-7b'?")
     refused([*words(), "--input_dir", ""], "input_dir")
     refused(words("--tokenizer", "nowhere"), "no tokenizer at nowhere")
+    best = ["--load_best_model_at_end", "--eval_steps", "1", "--save_steps", "1"]
+    refused(words(*best, "--metric_for_best_model", "accuracy"), "'accuracy' is not known", "loss and ppl")
 
 
 def test_corpora(refused, words, corpus, tmp_path):
@@ -49,23 +48,15 @@ def test_corpora(refused, words, corpus, tmp_path):
     refused(words("--max_seq_length", "100000"), "a sample takes 100001")
 
 
-def test_weights(refused, words, tmp_path):
+def test_weights(refused, words, golden, golden_words, tmp_path):
     folder = tmp_path / "weights"
-    shutil.copytree(GOLDEN, folder)
+    shutil.copytree(golden, folder)
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name in tensors if "o_proj" in name)
     save_file({key: value for key, value in tensors.items() if key != name}, folder / "model.safetensors")
-    vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-    given = [word for word in words("--continue_training", model=str(folder)) if word not in ("--num_hidden_layers",)]
-    given.remove("2")
-    np.arange(4000, dtype="<u2").__mod__(vocab).astype("<u2").tofile(tmp_path / "ids.bin")
-    from zoo_core.data.indexed import index_bytes
-
-    (tmp_path / "ids.idx").write_bytes(index_bytes(np.full(40, 100), np.arange(41), "<u2"))
-    given += ["--input_dir", str(tmp_path / "ids")]
-    refused(given, f"tensor {name} is missing")
+    refused(golden_words(folder), f"tensor {name} is missing")
     save_file({**tensors, name: tensors[name][:-1]}, folder / "model.safetensors")
-    refused(given, f"tensor {name}", "has shape")
+    refused(golden_words(folder), f"tensor {name}", "has shape")
     refused(words("--continue_training"), "continue_training and --scale")
 
 
@@ -94,10 +85,10 @@ def test_scaled_vocabulary_follows_the_ids(run, words, corpus, tmp_path):
     assert (status, err) == (0, "") and f"SCALE vocabulary 704 instead of the scale's 512: {prefix} has ids" in out
 
 
-def test_logits(run, tmp_path):
+def test_logits(run, golden, tmp_path):
     def said(ids, *more: str) -> str:
         np.save(tmp_path / "ids.npy", ids)
-        words = ["logits", str(GOLDEN), "--ids", str(tmp_path / "ids.npy"), "--out", str(tmp_path / "out.npy"), *more]
+        words = ["logits", str(golden), "--ids", str(tmp_path / "ids.npy"), "--out", str(tmp_path / "out.npy"), *more]
         status, _, err = run(words)
         assert status == 2 and err.count("error:") == 1
         assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from zoo_core.checkpoint import checkpoints, read_state
 from zoo_core.data import build_pretrain_datasets
@@ -90,6 +91,19 @@ def test_logits_give_the_loss_of_the_evaluation(straight, run, corpus, tmp_path,
     assert loss == pytest.approx(float(read_losses(folder)[7]["eval_loss"]), abs=1e-5)
 
 
+def test_weights_of_hugging_face_go_in_and_stay(run, golden, golden_words, tmp_path):
+    """A run at rate 0 keeps the weights; the logits of folder and checkpoint are those of transformers."""
+    expected = load_file(golden / "golden.safetensors")
+    np.save(tmp_path / "ids.npy", expected["input_ids"])
+    still = "--max_steps 2 --learning_rate 0 --min_learning_rate 0 --weight_decay 0.1".split()
+    status, out, err = run(golden_words(golden, *still))
+    assert (status, err) == (0, "") and f"weights    {golden}" in out
+    for folder in (golden, tmp_path / "out" / "checkpoint-2"):
+        words = ["--ids", str(tmp_path / "ids.npy"), "--out", str(tmp_path / "logits.npy")]
+        assert run(["logits", str(folder), *words, "--per_device_train_batch_size", "1"])[::2] == (0, "")
+        np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected["logits"], atol=1e-5)
+
+
 def test_save_total_limit_and_epochs(run, words, tmp_path):
     flags = "--num_train_epochs 1 --save_strategy epoch --evaluation_strategy epoch --logging_strategy epoch"
     status, out, err = run(words(*flags.split(), "--per_device_train_batch_size", "64"))
@@ -153,6 +167,10 @@ def test_full_disk_leaves_the_last_checkpoint(start, run, words, tmp_path):
 def test_diverging_run_saves_nothing(run, words, tmp_path):
     flags = "--max_steps 50 --learning_rate 1e30 --min_learning_rate 1e30 --save_steps 1000 --logging_steps 1"
     status, out, err = run(words(*flags.split(), "--max_grad_norm", "0"))
-    assert status == 2 and re.search(r"error: the (loss|gradient norm) is (nan|inf) at step \d", err) and "learning rate 1e+30" in err
+    assert (
+        status == 2
+        and re.search(r"error: the (loss|gradient norm) is (nan|inf) at step \d", err)
+        and "learning rate 1e+30" in err
+    )
     assert not list((tmp_path / "out").glob("checkpoint*"))
     assert os.path.isfile(tmp_path / "out" / "loss.csv")

@@ -29,6 +29,7 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
         TokenizerError: the tokenizer cannot be read.
     """
     event_kinds(arguments)
+    _comparable(arguments)
     weights = _weights(arguments, found)
     tokenizer = run_tokenizer(arguments, found, weights)
     config, said = fitted_vocabulary(arguments, config, tokenizer)
@@ -46,6 +47,16 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
         with Reader(start, table, other_fusing(found, config)) as reader:
             reader.check()
     return Prepared(config, weights, resume, state, tokenizer, said)
+
+
+def _comparable(arguments: Arguments) -> None:
+    metric = arguments.training.metric_for_best_model
+    if arguments.training.load_best_model_at_end and metric not in (None, "loss", "eval_loss", "ppl", "eval_ppl"):
+        raise ConfigError(
+            f"metric_for_best_model = {metric!r} is not known",
+            "pretraining measures loss and ppl",
+            "give one of them, or leave it out",
+        )
 
 
 def other_fusing(found: Found, config: ModelConfig) -> Mapping[str, Any]:

@@ -138,7 +138,7 @@ class Session:
         if not training.load_best_model_at_end:
             return
         metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-        value = found.perplexity if metric in ("ppl", "perplexity") else found.loss
+        value = found.perplexity if metric == "ppl" else found.loss
         sign = -1.0 if training.greater_is_better else 1.0
         if self.best is None or sign * value < sign * self.best.value:
             self.best = Best(step, value)
