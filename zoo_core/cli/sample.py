@@ -55,7 +55,10 @@ def command(
         if dtype != "float32":
             raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
         apply_cpu_environment(1, os.environ)
-    from zoo_core.generate.model import load_model  # imports paddle
+    from zoo_core.engine.quiet import import_paddle
+
+    import_paddle(device)
+    from zoo_core.generate.model import load_model
 
     model = load_model(path, tokenizer, device, dtype)
     pieces = model.sample(prompt, max_new_tokens, sampling, seed)
