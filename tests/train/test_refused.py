@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from zoo_core.checkpoint import checkpoints
+from zoo_core.tokenizers import train_bpe
 
 
 @pytest.fixture
@@ -83,6 +85,18 @@ def test_scaled_vocabulary_follows_the_ids(run, words, corpus, tmp_path):
     shutil.copy(f"{corpus}.idx", f"{prefix}.idx")
     status, out, err = run([*words("--dry_run"), "--input_dir", str(prefix)])
     assert (status, err) == (0, "") and f"SCALE vocabulary 704 instead of the scale's 512: {prefix} has ids" in out
+
+
+def test_scaled_vocabulary_follows_the_tokenizer(run, words, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"word{n} und {n * n}" for n in range(3000)), encoding="utf-8")
+    train_bpe([text], 600, tmp_path / "tok")
+    status, out, err = run(words("--max_steps", "1", "--tokenizer", str(tmp_path / "tok")))
+    assert (status, err) == (0, "") and "SCALE vocabulary 600 instead of the scale's 512: the tokenizer has" in out
+    saved = tmp_path / "out" / "checkpoint-1"
+    assert (saved / "tokenizer.json").read_bytes() == (tmp_path / "tok" / "tokenizer.json").read_bytes()
+    assert json.loads((saved / "config.json").read_text())["vocab_size"] == 600
+    assert run(words("--dry_run", "--tokenizer", "qwen/qwen-7b", out="other"))[0] == 0
 
 
 def test_logits(run, golden, tmp_path):

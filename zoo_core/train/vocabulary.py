@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from zoo_core.arguments import Arguments
 from zoo_core.config import ModelConfig
 from zoo_core.data import open_corpus, parse_input_dir
-from zoo_core.errors import DataError, TokenizerError
-from zoo_core.registry import Found
+from zoo_core.errors import DataError, TokenizerError, ZooError
+from zoo_core.registry import Found, find
 from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["check_ids", "fitted_vocabulary", "run_tokenizer"]
@@ -31,19 +32,32 @@ def run_tokenizer(arguments: Arguments, found: Found, weights: Path | None = Non
         TokenizerError: the one named is not there, or cannot be read.
     """
     named = arguments.model.tokenizer_name_or_path
-    if named is not None:
-        if not Path(named).expanduser().exists():
-            if named == arguments.model.model_name_or_path:
-                return None
-            raise TokenizerError(
-                f"no tokenizer at {named}", "tokenizer_name_or_path is a folder or a file", "give its path"
-            )
-        return found.architecture.tokenizer(found.config, Path(named).expanduser())
+    if named is not None and (place := _place(named)) is not None:
+        return found.architecture.tokenizer(found.config, place)
     for folder in filter(None, (found.path, weights)):
         try:
             return found.architecture.tokenizer(found.config, folder)
         except TokenizerError:
             continue
+    return None
+
+
+def _place(named: str) -> Path | None:
+    """Where the tokenizer `named` is: a path, or a folder in $ZOO_HOME; `None` for a model's name that is not there.
+
+    Raises:
+        TokenizerError: it is neither a path nor a model's name.
+    """
+    home = os.environ.get("ZOO_HOME", "")
+    for path in (Path(named), *((Path(home) / named,) if home else ())):
+        if path.expanduser().exists():
+            return path.expanduser()
+    try:
+        find(named)
+    except ZooError:
+        raise TokenizerError(
+            f"no tokenizer at {named}", "tokenizer_name_or_path is a folder or a file", "give its path"
+        ) from None
     return None
 
 
