@@ -24,7 +24,8 @@ _WORDS = {
         "speed": "| zoo | {torch} | ratio |",
         "unmeasured": "Not measured yet: `make bench` trains the same model with zoo and with PyTorch + transformers, "
         "alternating, and fills this in.",
-        "and": "and",
+        "both": "Llama and Qwen: ",
+        "one": "one of the two: ",
     },
     "zh": {
         "models": "| 系列 | 软件包 | 命名模型数 | 参数量 | 例如 |",
@@ -32,7 +33,8 @@ _WORDS = {
         "measured": "训练速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting};{model}):",
         "speed": "| zoo | {torch} | 比值 |",
         "unmeasured": "尚未测量:`make bench` 用 zoo 与 PyTorch + transformers 交替训练同一模型,并填写此处。",
-        "and": "与",
+        "both": "Llama 与 Qwen:",
+        "one": "两者之一:",
     },
 }
 
@@ -59,14 +61,15 @@ def models(language: str) -> str:
 
 def layouts(language: str) -> str:
     """The layouts that the equality tests compare for both families."""
+    words = _WORDS[language]
     cases = runpy.run_path(str(ROOT / "tests" / "parallel" / "parallel_cases.py"))["CASES"]
     families: dict[str, set[str]] = {}
     for model, layout in cases:
         families.setdefault(layout, set()).add(model.partition("-")[0])
-    common = [layout for layout, found in families.items() if {"llama", "qwen"} <= found]
-    named = ", ".join(f"`{layout}`" for layout in common)
-    end = "." if language == "en" else "。"
-    return f"{named} (Llama {_WORDS[language]['and']} Qwen){end}"
+    both = [layout for layout, found in families.items() if {"llama", "qwen"} <= found]
+    one = [layout for layout in families if layout not in both]
+    lines = ((words["both"], both), (words["one"], one))
+    return "\n".join(f"- {said}{', '.join(f'`{layout}`' for layout in named)}" for said, named in lines if named)
 
 
 def speed(language: str) -> str:
