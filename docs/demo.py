@@ -25,14 +25,20 @@ TOLERANCE = 1e-5
 VOCABULARY = 2000
 PROMPT = "And the king said unto"
 
+# Rounding differs between one process and four. A larger epsilon than AdamW's 1e-8 keeps it from being amplified in
+# parameters whose gradient is next to nothing, so that losses stay equal over all steps and not over the first twenty.
 TRAINING = {
+    "hidden_size": 128,
+    "intermediate_size": 320,
     "max_seq_length": 128,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 4,
-    "learning_rate": 3e-3,
-    "min_learning_rate": 3e-4,
+    "adam_beta2": 0.95,
+    "adam_epsilon": 1e-6,
+    "learning_rate": 1e-3,
+    "min_learning_rate": 1e-4,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 20,
+    "warmup_steps": 10,
     "max_steps": STEPS,
     "eval_steps": HALF,
     "save_steps": HALF,
@@ -123,7 +129,7 @@ def demo(folder: Path) -> None:
         f"\nvalidation loss {validation:.3f} nats a token (perplexity {math.exp(validation):.0f}), after {STEPS} steps;"
     )
     print(f"guessing by frequency alone would give {entropy:.3f} (perplexity {math.exp(entropy):.0f})")
-    if not validation < entropy - 0.5:
+    if not validation < entropy - 0.75:
         raise Failed("the model has learnt nothing beyond the frequencies of tokens")
 
     title(f"resuming at step {HALF}")
