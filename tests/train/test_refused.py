@@ -59,7 +59,8 @@ def test_weights(refused, words, golden, golden_words, tmp_path):
     refused(golden_words(folder), f"tensor {name} is missing")
     save_file({**tensors, name: tensors[name][:-1]}, folder / "model.safetensors")
     refused(golden_words(folder), f"tensor {name}", "has shape")
-    refused(words("--continue_training"), "continue_training and --scale")
+    named = [word for word in words("--continue_training") if word not in ("--scale", "tiny")]
+    refused(named, "no weights of qwen/qwen-7b", "looked in", "--continue_training false starts with random ones")
 
 
 def test_output_folders(run, refused, words, tmp_path):
@@ -85,6 +86,11 @@ def test_scaled_vocabulary_follows_the_ids(run, words, corpus, tmp_path):
     shutil.copy(f"{corpus}.idx", f"{prefix}.idx")
     status, out, err = run([*words("--dry_run"), "--input_dir", str(prefix)])
     assert (status, err) == (0, "") and f"SCALE vocabulary 704 instead of the scale's 512: {prefix} has ids" in out
+
+
+def test_scale_has_no_published_weights(run, words):
+    status, out, err = run(words("--continue_training", "--dry_run"))
+    assert (status, err) == (0, "") and "SCALE random weights in spite of continue_training" in out
 
 
 def test_scaled_vocabulary_follows_the_tokenizer(run, words, tmp_path):

@@ -38,7 +38,7 @@ def test_a_run_learns_and_writes(straight, read_losses):
     assert LINE.findall(out) == ["2", "4", "6", "8"]
     assert out.count("validation at step") == 2 and "peak memory" in out
     assert f"wrote      {folder / 'checkpoint-8'}, {folder / 'loss.png'}, {folder / 'loss.csv'}" in out
-    assert "--max_steps 16 --resume" in out and "zoo logits" in out
+    assert "--max_steps 16 --resume" in out and "zoo logits" in out and "zoo sample" in out
     rows = read_losses(folder)
     assert [row["step"] for row in rows] == [str(step) for step in range(1, 9)]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.2

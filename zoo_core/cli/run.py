@@ -120,8 +120,8 @@ def _introduce(arguments: Arguments, found: Found, prepared: Prepared, plan: Pla
     """Say what is about to run."""
     if arguments.model.scale:
         print(f"SCALE {arguments.model.scale.upper()}: the architecture of {found.name}, at small sizes")
-    if prepared.said:
-        print(f"SCALE {prepared.said}")
+    for line in prepared.said:
+        print(f"SCALE {line}")
     count = count_text(found.architecture.parameter_count(prepared.config))
     print(f"model      {found.name}, {count} parameters\n{plan.describe(stages=False)}")
     weights = prepared.start or f"random, seed {arguments.training.seed}"

@@ -32,7 +32,10 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     _comparable(arguments)
     weights = _weights(arguments, found)
     tokenizer = run_tokenizer(arguments, found, weights)
-    config, said = fitted_vocabulary(arguments, config, tokenizer)
+    config, fitted = fitted_vocabulary(arguments, config, tokenizer)
+    said: tuple[str, ...] = (fitted,) if fitted else ()
+    if arguments.model.scale and arguments.model.continue_training and not arguments.training.resume_from_checkpoint:
+        said += ("random weights in spite of continue_training: none are published at these sizes",)
     if not arguments.data.input_dir:
         raise ConfigError(
             "no corpus is named", "pretraining reads ids from one", "--input_dir FOLDER; `zoo data build` makes one"
@@ -66,18 +69,20 @@ def other_fusing(found: Found, config: ModelConfig) -> Mapping[str, Any]:
 
 
 def _weights(arguments: Arguments, found: Found) -> Path | None:
-    """Random weights unless training goes on from published ones."""
-    if not arguments.model.continue_training:
+    """Random weights unless training goes on from published ones, which have the published sizes.
+
+    Raises:
+        CheckpointError: they are not there; says where to put them.
+    """
+    if not arguments.model.continue_training or arguments.model.scale:
         return None
-    if arguments.model.scale:
-        raise ConfigError(
-            "continue_training and --scale contradict each other",
-            "no weights of a scaled-down model are published",
-            "leave one of them out; --resume goes on with a checkpoint of your own",
-        )
-    if found.path is not None and arguments.model.model_path is None:
-        return find_weights(str(found.path), found.path)
-    return find_weights(found.name, arguments.model.model_path)
+    try:
+        if found.path is not None and arguments.model.model_path is None:
+            return find_weights(str(found.path), found.path)
+        return find_weights(found.name, arguments.model.model_path)
+    except CheckpointError as error:
+        todo = f"{error.todo}; --continue_training false starts with random ones"
+        raise CheckpointError(error.what, error.why, todo) from error
 
 
 def _resume(arguments: Arguments, config: ModelConfig) -> Path | None:

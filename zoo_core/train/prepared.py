@@ -25,7 +25,7 @@ class Prepared:
         resume: checkpoint to go on from; `None` starts at step 0.
         state: the training state in `resume`.
         tokenizer: to be copied into checkpoints, if the run has one.
-        said: what was changed, to be printed.
+        said: what `--scale` changed, to be printed.
     """
 
     config: ModelConfig
@@ -33,7 +33,7 @@ class Prepared:
     resume: Path | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
-    said: str = ""
+    said: tuple[str, ...] = ()
 
     @property
     def start(self) -> Path | None:

@@ -212,5 +212,7 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
         lines.append(f"best       {root / f'checkpoint-{session.best.step}'}, {session.best.value:.4f}")
     if newest:
         lines.append(f"go on      {resume_command(words, 2 * last)}")
+        tokenizer = "" if session.files else " --tokenizer PATH"
+        lines.append(f"sample     zoo sample {shlex.quote(str(newest))}{tokenizer} --prompt 'In the beginning'")
         lines.append(f"compare    zoo logits {shlex.quote(str(newest))} --ids ids.npy --out logits.npy")
     return "\n".join(lines)
