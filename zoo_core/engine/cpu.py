@@ -244,7 +244,7 @@ def connect_pipeline(rank: int) -> None:
         source = p2p._hcg._get_p2p_next_rank() if reverse else p2p._hcg._get_p2p_prev_rank()
         several, told = ast.literal_eval(bytes(edges.receive(source, b"m")).decode())
         shapes, dtypes, stops = zip(*told, strict=True)
-        keys = (None,) * len(told)
+        keys: Any = (None,) * len(told)
         if not several:
             shapes, dtypes, stops, keys = shapes[0], dtypes[0], stops[0], keys[0]
         self.recv_shape_message, self.recv_dtype_message = shapes, dtypes

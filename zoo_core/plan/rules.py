@@ -19,6 +19,7 @@ from zoo_core.plan.request import Degrees
 
 __all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "verdicts"]
 
+
 @dataclass(frozen=True, eq=False)
 class ModelFacts:
     """What the rules need to know of a model; compared by identity, so that a search asks each question once."""
