@@ -16,7 +16,7 @@ from parallel_jobs import Results  # noqa: E402
 
 def task_of(model: str, layout: str, save_halfway: bool = False) -> dict[str, Any]:
     """A case's two runs: for losses and norms, and for weights."""
-    steps: dict[str, Any] = {"evaluate_at": [cases.HALFWAY, cases.STEPS]}
+    steps: dict[str, Any] = {"evaluate_at": [cases.HALFWAY]}
     if save_halfway:
         steps["save_at"] = [cases.HALFWAY]
     weights = {"save_at": [cases.STEPS], "logits": True}
@@ -32,56 +32,37 @@ def task_of(model: str, layout: str, save_halfway: bool = False) -> dict[str, An
     }
 
 
+def resume_of(model: str, source: str, layout: str, folder: Path) -> dict[str, Any]:
+    """Going on, halfway, from the checkpoint of a case below `folder`."""
+    saved = folder / cases.task_id(model, source) / "steps" / f"checkpoint-{cases.HALFWAY}"
+    run = {"epsilon": cases.DEFAULT_EPSILON, "first": cases.HALFWAY, "load": str(saved), "resave": True}
+    return task_of(model, layout) | {"id": cases.task_id(model, f"{source}-to-{layout}"), "runs": {"resumed": run}}
+
+
+WORLDS = ((4, 1), (8, 1), (2, 1), (1, 1), (4, 2))
+"""Processes and machines of each launch, such that what is resumed was saved by an earlier one or the same."""
+
+
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return Results(tmp_path_factory.mktemp("parallel"))
-
-
-def run_tasks(results: Results, tasks: list[dict[str, Any]]) -> None:
-    """Run tasks, all of a world in one launch."""
-    for world, nodes in ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2)):
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The results of every case that a test to be run names, and those of the single process."""
+    results = Results(tmp_path_factory.mktemp("parallel"))
+    chosen, resumed = set(), set()
+    for item in request.session.items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            params = item.callspec.params
+            model, layout, source = params["model"], params["layout"], params.get("source")
+            chosen |= {(model, "single")} | ({(model, layout)} if source in (None, layout) else {(model, source)})
+            resumed |= {(model, source, layout)} if source else set()
+    sources = {(model, source) for model, source, _ in resumed}
+    order = list(cases.LAYOUTS)
+    tasks = [task_of(*case, case in sources) for case in chosen] + [resume_of(*r, results.folder) for r in resumed]
+    tasks.sort(key=lambda task: ("resumed" in task["runs"], order.index(task["layout"]), task["id"]))
+    for world, nodes in WORLDS:
         of_world = []
         for task in tasks:
             layout = cases.LAYOUTS[task["layout"]]
             if (layout.world, layout.degrees.get("nodes", 1)) == (world, nodes):
                 of_world.append(task)
         results.run(of_world, world, nodes)
-
-
-def selected(request: pytest.FixtureRequest, fixture: str, *names: str) -> list[tuple[str, ...]]:
-    """The parameters of every test to be run that uses a fixture."""
-    found = [
-        tuple(item.callspec.params[name] for name in names)
-        for item in request.session.items
-        if fixture in getattr(item, "fixturenames", ()) and hasattr(item, "callspec")
-    ]
-    return list(dict.fromkeys(found))
-
-
-@pytest.fixture(scope="session")
-def trained(request: pytest.FixtureRequest, results: Results) -> Results:
-    """The results of every case that a test to be run names, from the seed, and those of the single process."""
-    chosen = selected(request, "trained", "model", "layout")
-    resumed = selected(request, "resumed", "model", "source", "layout")
-    sources = {(model, source) for model, source, _ in resumed}
-    chosen += sorted(sources)
-    chosen += [(model, layout) for model, source, layout in resumed if layout == source]
-    models = dict.fromkeys(model for model, *_ in chosen)
-    pairs = dict.fromkeys([*((model, "single") for model in models), *chosen])
-    order = list(cases.LAYOUTS)
-    tasks = [task_of(*pair, pair in sources) for pair in sorted(pairs, key=lambda pair: order.index(pair[1]))]
-    run_tasks(results, tasks)
     return results
-
-
-@pytest.fixture(scope="session")
-def resumed(request: pytest.FixtureRequest, trained: Results) -> Results:
-    """The results of resuming, halfway, in another layout than the one that saved."""
-    tasks = []
-    for model, source, layout in selected(request, "resumed", "model", "source", "layout"):
-        saved = trained.folder / cases.task_id(model, source) / "steps" / f"checkpoint-{cases.HALFWAY}"
-        run = {"epsilon": cases.DEFAULT_EPSILON, "first": cases.HALFWAY, "load": str(saved), "resave": True}
-        task = task_of(model, layout) | {"id": cases.task_id(model, f"{source}-to-{layout}"), "runs": {"resumed": run}}
-        tasks.append(task)
-    run_tasks(trained, tasks)
-    return trained

@@ -18,9 +18,9 @@ PAIRS = [
     ("llama", "sharding2-stage2", "sharding2-stage2"),
     ("llama", "sharding2-stage3", "sharding2-stage3"),
     ("llama", "dp2xsharding2-stage2", "tp2+sp"),
-    ("llama", "single", "tp2xpp2"),
     ("llama", "tp2xpp2", "tp2xpp2"),
     ("llama", "tp2xpp2", "tp4"),
+    ("llama", "tp2xpp2", "tp2xpp2xsharding2-stage1"),
     ("qwen", "tp4", "tp2"),
     ("qwen", "tp4", "pp2xsharding2-stage1"),
     ("qwen", "pp2xsharding2-stage1", "pp2xsharding2-stage1"),
@@ -35,10 +35,10 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-def test_loaded_states_are_the_saved_ones(resumed, model, source, layout):
+def test_loaded_states_are_the_saved_ones(trained, model, source, layout):
     step = f"checkpoint-{cases.HALFWAY}"
-    saved = resumed.path(task_id(model, source)) / "steps" / step
-    again = resumed.path(task_id(model, f"{source}-to-{layout}")) / "resumed" / "resaved" / step
+    saved = trained.path(task_id(model, source)) / "steps" / step
+    again = trained.path(task_id(model, f"{source}-to-{layout}")) / "resumed" / "resaved" / step
     for group in ("model", "optimizer"):
         wanted, found = tensors(saved, group), tensors(again, group)
         assert found.keys() == wanted.keys() and wanted
@@ -48,10 +48,10 @@ def test_loaded_states_are_the_saved_ones(resumed, model, source, layout):
     assert states[0] == states[1]
 
 
-def test_the_same_losses_follow(resumed, model, source, layout):
-    found = resumed.of(task_id(model, f"{source}-to-{layout}"))["resumed"]["steps"]
+def test_the_same_losses_follow(trained, model, source, layout):
+    found = trained.of(task_id(model, f"{source}-to-{layout}"))["resumed"]["steps"]
     assert len(found) == cases.STEPS - cases.HALFWAY
     if source == layout:
-        assert found == resumed.of(task_id(model, layout))["steps"]["steps"][cases.HALFWAY :]
-    single = resumed.of(task_id(model, "single"))["steps"]["steps"][cases.HALFWAY :]
+        assert found == trained.of(task_id(model, layout))["steps"]["steps"][cases.HALFWAY :]
+    single = trained.of(task_id(model, "single"))["steps"]["steps"][cases.HALFWAY :]
     np.testing.assert_allclose(found, single, **TOLERANCE)
