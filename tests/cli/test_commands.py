@@ -170,6 +170,23 @@ def test_a_dry_run_plans_and_starts_nothing(capsys, tmp_path):
     assert out.rstrip().endswith("nothing was started")
 
 
+def test_a_dry_run_shows_the_plan_of_what_this_machine_would_refuse(capsys, tmp_path):
+    words = (
+        "run",
+        "pretrain",
+        "--model",
+        "qwen-7b",
+        "--input_dir",
+        str(tmp_path / "none"),
+        "--nproc",
+        "2",
+        "--tp",
+        "2",
+    )
+    status, out, err = zoo(capsys, *words, "--dry_run")
+    assert status == 2 and "tensor 2 = 2 processes" in out and str(tmp_path / "none") in err
+
+
 def test_half_precision_on_the_cpu_is_said(capsys):
     words = ("run", "pretrain", "--model", "llama-7b", "--bf16", "--device", "auto", "--dry_run")
     _, _, err = zoo(capsys, *words)

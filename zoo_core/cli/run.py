@@ -80,10 +80,10 @@ def _no_task(task: str) -> UsageFailure:
 
 def _run(arguments: Arguments, words: Sequence[str]) -> int:
     device = device_of(arguments.training.device)
-    arguments = arguments.replace(device=device)
     speaks = not is_spawned() and os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if speaks:
         _warn(arguments, device)
+    arguments = arguments.replace(device=device)
     found, config = chosen_model(arguments)
     world = world_size(arguments, os.environ, device_count(device, os.environ))
     request = from_arguments(arguments, world, device)
@@ -91,18 +91,25 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
     rehearsal = arguments.launch.dry_run
     if not rehearsal:
         require_paddle(device)
-    if rehearsal and not arguments.data.input_dir:
-        prepared = Prepared(config)
-    else:
+    prepared, refused = Prepared(config), None
+    if not rehearsal or arguments.data.input_dir:
         from zoo_core.train.prepare import prepare  # reads corpora with numpy, which help and rehearsals do without
 
-        prepared = prepare(arguments, found, config)
+        try:
+            prepared = prepare(arguments, found, config)
+        except ZooError as error:
+            if not rehearsal:
+                raise
+            refused = error
         plan = compose(request, found.architecture, prepared.config, found.name)
     if speaks:
         _introduce(arguments, found, prepared, plan)
     if rehearsal:
         parameters = found.architecture.table(prepared.config)
         print(f"{_arithmetic(arguments, plan)}\n\n{stage_table(plan, parameters)}\n\n{rank_table(plan, 16)}")
+        if refused is not None:  # the plan was shown all the same: it may be meant for another machine
+            print(flush=True)
+            raise refused
         print("\ndry run: nothing was started")
         return 0
     quiet_environment(os.environ)
