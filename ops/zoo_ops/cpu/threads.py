@@ -75,7 +75,7 @@ def each(parts: int, do: Callable[[int], None]) -> None:
     The calling thread works too. Paddle operations inside `do` record no gradient.
     """
     number = min(threads(), parts)
-    if number == 1:
+    if number <= 1:
         with paddle.no_grad():
             for part in range(parts):
                 do(part)
