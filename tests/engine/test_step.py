@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from zoo_core.checkpoint import Reader
 from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
+from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.engine.state import from_checkpoint, load_states, save
@@ -109,6 +113,51 @@ def test_recompute_changes_no_bit(recompute):
 def test_the_stop_wish_comes_back():
     assert engine().train_step(batches(1), 1e-3, stop=True).stop
     assert not engine().train_step(batches(1), 1e-3).stop
+
+
+def test_fp32_gradients_kept_apart_are_those_of_one_step(monkeypatch):
+    """`amp_master_grad`; its wrapper wants a half-precision name, though it works on any."""
+    from paddle.distributed.fleet.utils import mix_precision_utils
+
+    wrapper = mix_precision_utils.MixPrecisionLayer
+    monkeypatch.setattr(mix_precision_utils, "MixPrecisionLayer", lambda layers, dtype: wrapper(layers, "bfloat16"))
+    plain, apart = engine(), engine(settings=replace(SETTINGS, master_grad=True))
+    for step in range(3):
+        expected, found = plain.train_step(batches(step), 1e-2), apart.train_step(batches(step), 1e-2)
+        assert (found.loss, found.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", (0.5, 0.0))
+def test_a_scaled_loss_changes_no_step(limit):
+    settings = replace(SETTINGS, max_grad_norm=limit)
+    plain, scaled = engine(settings=settings), engine(settings=replace(settings, loss_scale=1024.0))
+    for step in range(3):
+        expected, found = plain.train_step(batches(step), 1e-2), scaled.train_step(batches(step), 1e-2)
+        assert (found.loss, found.grad_norm) == pytest.approx((expected.loss, expected.grad_norm), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_step_that_overflows_changes_nothing_but_the_scale(tmp_path):
+    made = engine(settings=replace(SETTINGS, loss_scale=2.0**127))
+    before = weights(made)
+    result = made.train_step(batches(1), 1e-2, stop=True)
+    assert not math.isfinite(result.grad_norm) and result.stop
+    for name, values in weights(made).items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
+    folder = save(made, tmp_path, 1, state={})
+    with Reader(folder, made.table) as reader:
+        resumed = engine(lambda mesh: from_checkpoint(reader, mesh), settings=replace(SETTINGS, loss_scale=8.0))
+        load_states(resumed, reader)
+    assert resumed.updater.loss_scale.state() == (2.0**126, 0)
+
+
+def test_the_scale_doubles_after_many_good_steps():
+    scale = LossScale(8.0)
+    for _ in range(1999):
+        scale.update(overflowed=False)
+    assert scale.state() == (8.0, 1999)
+    scale.update(overflowed=False)
+    assert scale.state() == (16.0, 0)
 
 
 def test_a_wrong_number_of_micro_batches_is_refused():

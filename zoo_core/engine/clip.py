@@ -8,6 +8,7 @@ gives the norm of the single card.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import paddle.distributed as dist
 from paddle.nn.clip import ClipGradBase
 
 from zoo_core.engine.build import Held
+from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.threaded import square_sum
 from zoo_core.layout import copied
@@ -31,11 +33,15 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
         held: the parameters of this rank, by the name of their tensor.
         mesh: where the ranks are.
         limit: the largest norm; 0 never clips.
+        loss_scale: what the gradients are multiplied by; they are divided by it, and dropped where they overflowed.
     """
 
-    def __init__(self, held: Mapping[str, Held], mesh: Mesh, limit: float) -> None:
+    def __init__(self, held: Mapping[str, Held], mesh: Mesh, limit: float, loss_scale: LossScale | None = None) -> None:
         super().__init__()
         self._held, self._mesh, self._limit = held, mesh, limit
+        self._loss_scale = loss_scale or LossScale()
+        self.overflowed = False
+        """Whether the last gradients were dropped, so that the step changed nothing."""
         self.norm: Any = None
         self.stopping = False
         """Whether a rank asked to stop: set before a step, agreed by all after it, at no extra message."""
@@ -69,16 +75,28 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
                 both = paddle.stack([total, paddle.full([], float(self.stopping), "float64")])
                 dist.all_reduce(both)
                 total, self.stopping = both[0], bool(both[1] > 0)
-            self.norm = total.sqrt()
-            if self._limit > 0:
-                scale = self._limit / paddle.clip(self.norm, min=self._limit)
+            self.norm = total.sqrt() / self._loss_scale.value
+            self.overflowed = self._loss_scale.adapts and not math.isfinite(float(self.norm))
+            if self.overflowed:
+                return []
+            if self._limit > 0 or self._loss_scale.adapts:
+                scale = self._limit / paddle.clip(self.norm, min=self._limit) if self._limit > 0 else paddle.ones([])
+                scale = scale / self._loss_scale.value
                 for _, grad in params_grads:
                     if grad is not None:
-                        grad.multiply_(scale.astype(grad.dtype))
+                        _multiply(grad, scale)
         return params_grads
 
     def __call__(self, params_grads: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         return self._dygraph_clip(params_grads)
+
+
+def _multiply(grad: Any, scale: Any) -> None:
+    """Multiply in place; the product of a float16 gradient with a small scale is taken in float32."""
+    if grad.dtype == paddle.float16:
+        paddle.assign((grad.astype("float32") * scale.astype("float32")).astype(grad.dtype), grad)
+    else:
+        grad.multiply_(scale.astype(grad.dtype))
 
 
 def _square_sums(grads: list[Any]) -> list[Any]:

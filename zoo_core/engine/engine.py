@@ -166,7 +166,8 @@ class Engine:
         if self.updater is None:
             raise ValueError("this engine was built without an optimizer")
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
-        self._denominator = plan.accumulate * plan.replicas / max(tokens, 1.0)
+        scale = self.updater.loss_scale.value
+        self._denominator = scale * plan.accumulate * plan.replicas / max(tokens, 1.0)
         ready = [to_batch(b) for b in batches]
         self._mode(training=True)
         self._feed.fill(ready)
@@ -175,7 +176,7 @@ class Engine:
         else:
             loss = self._accumulate(ready)
         norm = self.updater.step(learning_rate, stop)
-        mean = self._all_replicas(float(loss)) / plan.replicas
+        mean = self._all_replicas(float(loss)) / plan.replicas / scale
         return StepResult(mean, float(norm), int(tokens), self.updater.clip.stopping)
 
     def _accumulate(self, batches: Sequence[Batch]) -> Any:
@@ -184,8 +185,7 @@ class Engine:
             with paddle.amp.auto_cast(**self._amp):
                 logits = self.updater.model(_nothing()) if self.updater else None
                 loss = self._loss(logits, batch.labels) / len(batches)
-            scaler = self.updater.scaler if self.updater else None
-            (loss if scaler is None else scaler.scale(loss)).backward()
+            loss.backward()
             total = total + loss.detach()
         return total
 
@@ -194,8 +194,7 @@ class Engine:
         pipeline.set_virtual_pipeline_rank(0)
         pipeline.processed_steps = max(pipeline.processed_steps, 1)
         with paddle.amp.auto_cast(**self._amp):
-            scaler = self.updater.scaler if self.updater else None
-            return pipeline.forward_backward_pipeline(_micro_batches(batches), scaler)
+            return pipeline.forward_backward_pipeline(_micro_batches(batches), None)
 
     def _all_replicas(self, value: float) -> float:
         """Sum over the replicas (data x sharding); the other axes hold the same value."""
@@ -229,7 +228,7 @@ class Engine:
         self._mode(training=False)
         self._denominator = 1.0
         total = 0.0
-        with paddle.no_grad():
+        with paddle.no_grad(), paddle.amp.auto_cast(**self._amp):
             if self.pipeline is None:
                 for fields in batches:
                     self._feed.fill([to_batch(fields)])

@@ -17,6 +17,7 @@ from paddle.base.framework import EagerParamBase, default_main_program
 from zoo_core.engine import cpu
 from zoo_core.engine.build import Held
 from zoo_core.engine.clip import GlobalNorm
+from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.threaded import ThreadedAdamW
 from zoo_core.layout import copied
@@ -90,7 +91,8 @@ class Updater:
         self._tied_names = tied
         self._held, self._mesh, plan = held, mesh, mesh.plan
         self._trained = {n: h for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
-        self.clip = GlobalNorm(held, mesh, settings.max_grad_norm)
+        self.loss_scale = LossScale(settings.loss_scale)
+        self.clip = GlobalNorm(held, mesh, settings.max_grad_norm, self.loss_scale)
         kind = ThreadedAdamW if plan.device == "cpu" else paddle.optimizer.AdamW
         self.adamw = kind(
             learning_rate=0.0,
@@ -117,12 +119,6 @@ class Updater:
             self._optimizer._dp_enable = plan.data > 1
         self._tied = self._ends()
         self.clip.tied = frozenset(self._tied)
-        self.scaler: Any = None
-        if settings.loss_scale > 0:
-            from paddle.distributed import fleet
-
-            scaler = paddle.amp.GradScaler(init_loss_scaling=settings.loss_scale)
-            self.scaler = fleet.distributed_scaler(scaler) if plan.world > 1 else scaler
 
     def _inner(self, layers: Any, settings: OptimizerSettings) -> Any:
         """AdamW, or its form that reads fp32 gradients of half-precision parameters."""
@@ -230,16 +226,17 @@ class Updater:
         with paddle.no_grad():
             self._sum_partial()
         self.adamw.set_lr(learning_rate)
-        if self.scaler is None:
-            self._optimizer.step()
-        else:
-            self.scaler.step(self._optimizer)  # unscales first, and skips the update where a gradient overflowed
-            self.scaler.update()
+        self._optimizer.step()
+        self.loss_scale.update(self.clip.overflowed)
+        if self.clip.overflowed:
+            self.make_states()  # a checkpoint of this step has them even if no step was taken yet
         if self._stage3 is None:
             # gradients are dropped, not zeroed: a parameter without one must not reach the clip
             for held in self._trained.values():
                 if self._mesh.plan.sharding_stage != 2:
                     held.tensor.clear_gradient(False)
+                    if getattr(held.tensor, "main_grad", None) is not None:
+                        held.tensor.main_grad = None
             if self._mesh.plan.sharding_stage == 2:
                 self._optimizer.clear_grad()
         else:

@@ -93,11 +93,11 @@ def save(
     """
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
     roles: tuple[str, ...] = ()
-    powers = None
+    powers, scale = None, None
     if updater is not None:
         master = updater.adamw._multi_precision
         roles = ("moment1", "moment2", "master") if master else ("moment1", "moment2")
-        powers = updater.powers()
+        powers, scale = updater.powers(), updater.loss_scale.state()
     return save_checkpoint(
         root,
         step,
@@ -105,7 +105,7 @@ def save(
         entries=contents(engine.table, weight=engine.dtype, states=roles, trained=engine.is_trained),
         table=engine.table,
         config=engine.config,
-        state={**state, "beta_powers": powers},
+        state={**state, "beta_powers": powers, "loss_scale": scale},
         layout={
             "data_parallel_degree": plan.data,
             "sharding_parallel_degree": plan.sharding,
@@ -141,3 +141,5 @@ def load_states(engine: Engine, reader: Reader) -> None:
     powers = reader.state.get("beta_powers")
     if powers:
         updater.set_powers(*powers)
+    if scale := reader.state.get("loss_scale"):
+        updater.loss_scale.restore(*scale)
