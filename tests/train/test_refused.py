@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_names(refused, words):
     refused(words("--tokenizer", "nowhere"), "no tokenizer at nowhere")
     best = ["--load_best_model_at_end", "--eval_steps", "1", "--save_steps", "1"]
     refused(words(*best, "--metric_for_best_model", "accuracy"), "'accuracy' is not known", "loss and ppl")
+
+
+def test_folders(refused, words, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(words(out="file/out"), f"{tmp_path / 'file'} is not a folder", "choose another output_dir")
+    refused(words("--logging_dir", str(tmp_path / "file")), f"cannot write event files to {tmp_path / 'file'}")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and access(path, mode))
+    refused(words(), f"cannot write to {tmp_path}", "choose another output_dir")
 
 
 def test_corpora(refused, words, corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,11 @@ def _free_output(arguments: Arguments, config: ModelConfig, resume: Path | None)
     """Refuse a folder of another model; one of this model needs a word on what to do with it."""
     training = arguments.training
     root = Path(training.output_dir)
-    if root.exists() and not root.is_dir():
-        raise CheckpointError(f"{root} is not a folder", "checkpoints go there", "choose another output_dir")
+    there = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"{there} is not a folder", "checkpoints go there", "choose another output_dir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CheckpointError(f"cannot write to {there}", "checkpoints go there", "choose another output_dir")
     check_output(root, config)
     held = checkpoints(root)
     if held and resume is None and training.do_train and not training.overwrite_output_dir:

@@ -6,18 +6,34 @@ import csv
 import importlib
 import importlib.util
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from zoo_core._atomic import written_beside
 from zoo_core.arguments import Arguments
 from zoo_core.errors import ConfigError, ZooError
 
-__all__ = ["COLUMNS", "LossTable", "EventWriters", "event_kinds", "event_writers", "plot_losses"]
+__all__ = ["COLUMNS", "LossTable", "EventWriters", "event_kinds", "event_writers", "plot_losses", "recorded"]
 
 COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of a run's records; it is written whole, or stays as it was.
+
+    Raises:
+        ZooError: the disk is full or cannot be written.
+    """
+    try:
+        with written_beside(path) as stream:
+            yield stream
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ZooError(f"cannot write {path}", why, "free space, or change output_dir") from error
 
 
 @dataclass
@@ -57,13 +73,8 @@ class LossTable:
         writer.writerow(COLUMNS)
         for step, row in sorted(self.rows.items()):
             writer.writerow([step, *(repr(row[name]) if name in row else "" for name in COLUMNS[1:])])
-        try:
-            with written_beside(self.path) as stream:
-                stream.write(text.getvalue().encode())
-        except OSError as error:
-            raise ZooError(
-                f"cannot write {self.path}", str(error.strerror), "free space, or change output_dir"
-            ) from error
+        with recorded(self.path) as stream:
+            stream.write(text.getvalue().encode())
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """The steps that have a value of `name`, and the values."""
@@ -116,12 +127,20 @@ def event_kinds(arguments: Arguments) -> frozenset[str]:
 
 
 def event_writers(kinds: frozenset[str], folder: Path) -> EventWriters:
-    """Open event files of these kinds in `folder`."""
+    """Open event files of these kinds in `folder`.
+
+    Raises:
+        ZooError: the folder cannot be made or written.
+    """
     writers: list[Any] = []
-    if "visualdl" in kinds:
-        writers.append(importlib.import_module("visualdl").LogWriter(logdir=str(folder)))
-    if "tensorboard" in kinds:
-        writers.append(importlib.import_module("tensorboardX").SummaryWriter(logdir=str(folder)))
+    try:
+        if "visualdl" in kinds:
+            writers.append(importlib.import_module("visualdl").LogWriter(logdir=str(folder)))
+        if "tensorboard" in kinds:
+            writers.append(importlib.import_module("tensorboardX").SummaryWriter(logdir=str(folder)))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ZooError(f"cannot write event files to {folder}", why, "change output_dir or logging_dir") from error
     return EventWriters(writers)
 
 
@@ -145,6 +164,6 @@ def plot_losses(table: LossTable, path: Path, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
-    with written_beside(path) as stream:
+    with recorded(path) as stream:
         figure.savefig(stream, format="png")
     pyplot.close(figure)

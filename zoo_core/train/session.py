@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo_core._atomic import written_beside
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import checkpoints
 from zoo_core.engine import state as states
@@ -20,7 +19,7 @@ from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.datasets import RunData
 from zoo_core.train.evaluation import Evaluated, Evaluation
 from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
-from zoo_core.train.record import EventWriters, LossTable
+from zoo_core.train.record import EventWriters, LossTable, recorded
 from zoo_core.train.schedule import Schedule
 from zoo_core.train.usage import Usage, flops_per_token, usage
 
@@ -162,7 +161,7 @@ class Session:
         )
         self.saved_at = step
         if self.is_first and self.best and self.best.step == step:
-            with written_beside(self.root / "best") as stream:
+            with recorded(self.root / "best") as stream:
                 stream.write(f"{path.name}\n".encode())
         logger.info("saved %s in %.2f s", path, time.perf_counter() - begin)
         return path
