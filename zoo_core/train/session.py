@@ -134,7 +134,8 @@ class Session:
 
     def _compare(self, step: int, found: Evaluated) -> None:
         training = self.arguments.training
-        if not training.load_best_model_at_end:
+        saved = step == self.data.max_steps or self.is_due(training.save_strategy, training.save_steps, step)
+        if not training.load_best_model_at_end or not saved:  # the best is a checkpoint, and one that stays
             return
         metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
         value = found.perplexity if metric == "ppl" else found.loss
