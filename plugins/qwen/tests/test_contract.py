@@ -103,6 +103,8 @@ def test_what_the_code_does_not_do_is_refused():
     for change in ({"rope_scaling": {"type": "magic"}}, *({name: value} for name, value in refused.items())):
         with pytest.raises(ConfigError):
             QwenConfig.from_hf({**published, **change})
+    with pytest.raises(ConfigError, match="scale_attn_weights"):
+        QwenConfig.from_hf({**MODELS["qwen/qwen-7b"].to_hf(), "scale_attn_weights": False})
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):

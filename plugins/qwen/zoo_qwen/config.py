@@ -88,7 +88,7 @@ class QwenConfig(ModelConfig):
         """
         old = version4(hf)
         for name, only in _ONLY.items():
-            if (old.get(name, only) or only) != only:
+            if old.get(name) is not None and old[name] != only:
                 raise ConfigError(f"{name} is {old[name]!r}", f"a Qwen has {only!r}, and zoo nothing else", "")
         if old.get("model_type") == "qwen":
             for theirs, ours in _V1_NAMES.items():
