@@ -48,6 +48,13 @@ def test_sharding_over_one_process_is_off_and_said(fake_family):
     assert any("sharding stage2" in remark for remark in plan.remarks)
 
 
+def test_offload_that_the_engine_does_not_do_is_off_and_said(fake_family):
+    request = Request(world=2, sharding_stage=1, offload=True, device="gpu")
+    plan = compose(request, *family(fake_family))
+    assert not plan.offload and any("offload with sharding stage1" in remark for remark in plan.remarks)
+    assert compose(replace(request, sharding_stage=2), *family(fake_family)).offload
+
+
 def test_ranks_stand_in_fleets_order(fake_family):
     """The order of paddle.distributed.fleet.base.topology: dp, pp, sharding, (sep, cp,) mp; mp fastest."""
     plan = compose(Request(world=16, tensor=2, pipeline=2, sharding=2, sharding_stage=1), *family(fake_family))

@@ -77,6 +77,9 @@ class Request:
         if self.offload and not request.sharding_stage:
             said.append("offload without sharding has no effect: off")
             request = replace(request, offload=False)
+        if request.offload and request.sharding_stage == 1:
+            said.append("offload with sharding stage1 has no effect, stages 2 and 3 have it: off")
+            request = replace(request, offload=False)
         if request.offload and self.device == "cpu":
             said.append("offload on CPU has no effect, everything is in host memory: off")
             request = replace(request, offload=False)
