@@ -289,6 +289,8 @@ class Updater:
             if self.flat_range(name) is not None:
                 storage = held.tensor.fw_storage
                 target = EagerParamBase(shape=storage.shape, dtype=storage.dtype, name=f"slice@{name}")
+                if self.adamw._multi_precision:
+                    target.set_value(storage)  # an fp32 copy is made from its values
             self.adamw._create_accumulators(default_main_program().global_block(), [target])
 
     def powers(self) -> tuple[float, float]:
