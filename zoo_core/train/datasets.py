@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -133,7 +134,9 @@ def open_data(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> RunData:
     """
     training, data, plan = arguments.training, arguments.data, mesh.plan
     state = prepared.state
-    builds = builds_index(data.share_folder, mesh.rank, mesh.rank % plan.local_world)
+    # workers of several machines that were launched by hand know their place only from the launcher
+    local_rank = int(os.environ.get("PADDLE_LOCAL_RANK", mesh.rank % plan.local_world))
+    builds = builds_index(data.share_folder, mesh.rank, local_rank)
     make = partial(_splits, arguments, prepared.config.vocab_size)
     first_step, first_sample = int(state.get("step", 0)), int(state.get("consumed_samples", 0))
     max_steps = training.max_steps
