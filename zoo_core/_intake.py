@@ -46,12 +46,22 @@ class Candidate:
     error: str = ""
 
 
+def _identity(distribution: metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version, read from the first lines of the metadata: the standard parser takes 40 ms to load."""
+    text = distribution.read_text("METADATA") if distribution else None
+    if distribution is None or text is None:
+        return (distribution.name, distribution.version) if distribution else ("", "")
+    lines = text.partition("\n\n")[0].splitlines()
+    found = dict(line.split(": ", 1) for line in lines if line.startswith(("Name: ", "Version: ")))
+    return found.get("Name", ""), found.get("Version", "")
+
+
 def installed() -> list[Candidate]:
     """Load every entry point of the group; what fails to load comes back with the reason."""
     points = {}
     for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        distribution = point.dist.name if point.dist else ""
-        points[point.name, point.value, distribution] = (point, point.dist.version if point.dist else "")
+        distribution, version = _identity(point.dist)
+        points[point.name, point.value, distribution] = (point, version)
     names = [name for name, _, _ in points]
     found = []
     for (name, _, distribution), (point, version) in sorted(points.items()):
