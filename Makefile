@@ -1,5 +1,5 @@
 # Each target does its own set-up: a fresh clone needs Python 3.10 to 3.12 and make, nothing else.
-# VENV, PYTHON (to make it with) and PYTEST_FLAGS may be set: make test PYTHON=python3.12 VENV=/tmp/venv PYTEST_FLAGS=-x
+# VENV, PYTHON (to make it with) and PYTEST_FLAGS may be set: make test PYTHON=python3.12 VENV=.venv312 PYTEST_FLAGS=-x
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
