@@ -230,10 +230,10 @@ class Engine:
         total = 0.0
         with paddle.no_grad(), paddle.amp.auto_cast(**self._amp):
             if self.pipeline is None:
-                for fields in batches:
-                    self._feed.fill([to_batch(fields)])
-                    model = self.updater.model if self.updater is not None else self.layers
-                    total += float(self._loss(model(_nothing()), paddle.to_tensor(fields["labels"])))
+                model = self.updater.model if self.updater is not None else self.layers
+                for batch in map(to_batch, batches):
+                    self._feed.fill([batch])
+                    total += float(self._loss(model(_nothing()), batch.labels))
             else:
                 # the schedules run `accumulate` micro batches at a time: the last round is filled with unlabelled ones
                 self.pipeline._p2p_helper.clear_meta_cache()

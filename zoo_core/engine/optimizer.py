@@ -21,6 +21,7 @@ from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.threaded import ThreadedAdamW
 from zoo_core.layout import copied
+from zoo_ops import parallel
 
 __all__ = ["OptimizerSettings", "State", "Updater"]
 
@@ -194,8 +195,6 @@ class Updater:
     def _sum_partial(self) -> None:
         """Sum, once a step, the gradients of which each rank of an axis has a part."""
         plan, place = self._mesh.plan, self._mesh.place
-        from zoo_ops import parallel
-
         for held in self._trained.values():
             grad = self._gradient(held)
             if grad is None:
@@ -230,17 +229,14 @@ class Updater:
         self.loss_scale.update(self.clip.overflowed)
         if self.clip.overflowed:
             self.make_states()  # a checkpoint of this step has them even if no step was taken yet
-        if self._stage3 is None:
-            # gradients are dropped, not zeroed: a parameter without one must not reach the clip
-            for held in self._trained.values():
-                if self._mesh.plan.sharding_stage != 2:
-                    held.tensor.clear_gradient(False)
-                    if getattr(held.tensor, "main_grad", None) is not None:
-                        held.tensor.main_grad = None
-            if self._mesh.plan.sharding_stage == 2:
-                self._optimizer.clear_grad()
-        else:
+        if self._mesh.plan.sharding_stage >= 2:
             self._optimizer.clear_grad()
+            return self.clip.norm
+        # gradients are dropped, not zeroed: a parameter without one must not reach the clip
+        for held in self._trained.values():
+            held.tensor.clear_gradient(False)
+            if getattr(held.tensor, "main_grad", None) is not None:
+                held.tensor.main_grad = None
         return self.clip.norm
 
     def owns(self, name: str) -> bool:
@@ -272,13 +268,10 @@ class Updater:
             flat = self.flat_range(name)
             key = name if flat is None else f"slice@{name}"
             for role in ("moment1", "moment2"):
-                yield State(name, role, self._accumulator(role, key), flat)
+                yield State(name, role, self.adamw._accumulators[role][key], flat)
             master = self.adamw._master_weights.get(key) if self.adamw._multi_precision else None
             if master is not None:
                 yield State(name, "master", master, flat)
-
-    def _accumulator(self, role: str, key: str) -> Any:
-        return self.adamw._accumulators[role][key]
 
     def make_states(self) -> None:
         """Make the optimizer states now, zero, so that `load` can fill them before the first step."""
