@@ -23,12 +23,14 @@ class LayerCache:
         max_length: tokens there is room for.
 
     `length` is the number of tokens so far, `first_length` that of the first call, the prompt (Qwen v1 keeps the
-    rotary base of its prompt).
+    rotary base of its prompt). `notes` are what else a model keeps of its prompt, by name: tensors whose first dim is
+    the batch (ChatGLM keeps where the prompt ended).
     """
 
     def __init__(self, batch_size: int, max_length: int) -> None:
         self.length = 0
         self.first_length = 0
+        self.notes: dict[str, Tensor] = {}
         self._room = (batch_size, max_length)
         self._k: Tensor | None = None
         self._v: Tensor | None = None
@@ -68,6 +70,7 @@ class LayerCache:
         with paddle.no_grad():
             if self._k is not None and self._v is not None:
                 self._k, self._v = paddle.gather(self._k, index_B), paddle.gather(self._v, index_B)
+            self.notes = {name: paddle.gather(note, index_B) for name, note in self.notes.items()}
 
 
 class Cache:

@@ -6,12 +6,13 @@ Shape legend: B batch, S queries, K keys (past ones included), N query heads, M 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import paddle
 import paddle.nn.functional as F
 
 from zoo_ops.cpu.attention import attention_cpu
+from zoo_ops.dropout import keep_dropout_context
 from zoo_ops.kernels import cpu_path, kernels, say_once
 from zoo_ops.masks import check_lengths, segment_ends, visible
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
     from zoo_ops.batch import Batch
+    from zoo_ops.dropout import Dropout
 
 __all__ = ["attention", "attention_flash", "attention_reference", "attention_sdpa"]
 
@@ -33,6 +35,8 @@ def attention_reference(
     scale: float | None = None,
     bias: Tensor | None = None,
     causal: bool = True,
+    prefix_BK: Tensor | None = None,
+    dropout: Dropout | None = None,
 ) -> Tensor:
     """`attention` by its definition; softmax in float32, or float64 for float64."""
     B, S, N, D = q_BSND.shape
@@ -45,13 +49,16 @@ def attention_reference(
         scores = scores.astype("float32")
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
-    mask = visible(batch, S, K, past, causal)
+    mask = visible(batch, S, K, past, causal, prefix_BK)
     if mask is not None:
         scores = paddle.where(mask, scores, paddle.full([], -1e30, dtype=scores.dtype))
     weights = F.softmax(scores, axis=-1)
     if mask is not None:
         # A row that sees nothing has uniform weights here; it must give zero, not the mean of what it cannot see.
         weights = weights * mask.astype(weights.dtype)
+    if dropout is not None:
+        # The layer wants [B, S, ...] with this rank's heads after the sequence.
+        weights = dropout(weights.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
     weights = weights.astype(v_BKMD.dtype).reshape([B, M, N // M, S, K])
     out = paddle.matmul(weights, v_BM1KD).reshape([B, N, S, v_BKMD.shape[-1]])
     return out.transpose([0, 2, 1, 3])
@@ -80,13 +87,14 @@ def attention_sdpa(
     scale: float | None = None,
     bias: Tensor | None = None,
     causal: bool = True,
+    prefix_BK: Tensor | None = None,
 ) -> Tensor:
     """`attention` through paddle's `scaled_dot_product_attention`."""
     B, S, N, D = q_BSND.shape
     K = k_BKMD.shape[1]
-    mask = visible(batch, S, K, past, causal)
+    mask = visible(batch, S, K, past, causal, prefix_BK)
     added = None
-    if bias is not None or (mask is not None and not _plain_causal(batch, past)):
+    if bias is not None or (mask is not None and not (_plain_causal(batch, past) and prefix_BK is None)):
         added = paddle.zeros([1], dtype=q_BSND.dtype) if bias is None else bias.astype(q_BSND.dtype)
         if mask is not None:
             added = paddle.where(mask, added, paddle.full([], -1e4, dtype=q_BSND.dtype))
@@ -160,17 +168,23 @@ def _core(
     scale: float | None,
     bias: Tensor | None,
     causal: bool,
+    prefix_BK: Tensor | None,
+    dropout: Dropout | None,
 ) -> Tensor:
-    if kernels().flash_attention and causal and past == 0 and bias is None:
+    options: dict[str, Any] = {"past": past, "scale": scale, "bias": bias, "causal": causal, "prefix_BK": prefix_BK}
+    drops = dropout is not None and dropout.is_on()
+    if kernels().flash_attention and causal and past == 0 and bias is None and prefix_BK is None and not drops:
         objection = _flash_objection(q_BSND)
         if not objection:
             return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale)
         say_once("use_flash_attention", objection)
+    if drops:
+        return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, dropout=dropout, **options)
     if cpu_path(q_BSND, k_BKMD, v_BKMD) and (bias is None or (bias.stop_gradient and cpu_path(bias))):
-        return attention_cpu(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
+        return attention_cpu(q_BSND, k_BKMD, v_BKMD, batch, **options)
     if q_BSND.place.is_gpu_place() and (bias is None or bias.stop_gradient):
-        return attention_sdpa(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
-    return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, bias=bias, causal=causal)
+        return attention_sdpa(q_BSND, k_BKMD, v_BKMD, batch, **options)
+    return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, **options)
 
 
 def attention(
@@ -183,18 +197,23 @@ def attention(
     scale: float | None = None,
     bias: Tensor | None = None,
     causal: bool = True,
+    prefix_BK: Tensor | None = None,
+    dropout: Dropout | None = None,
 ) -> Tensor:
     """Return softmax(scale * q k^T + bias) v over the keys each query may see, [B, S, N, D].
 
     Args:
         q_BSND: queries.
         k_BKMD: keys; M divides N, and query head n reads kv head n // (N / M).
-        v_BKMD: values.
+        v_BKMD: values; their width may differ from the keys'.
         batch: its `segment_ids` and `attention_mask` limit what is seen; a query that sees nothing gives zeros.
         past: cached keys before the first query; K = past + S.
         scale: `None` means 1 / sqrt(D).
         bias: added to the scores, broadcastable to [B, N, S, K].
         causal: a query sees no key after itself.
+        prefix_BK: bool, true for the keys that every query sees whatever its place (prefix language models, whose
+            prompt reads both ways); padding and segments still hide them. Make it once for a micro batch.
+        dropout: applied to the weights while training; made with `inside=True`.
 
     Raises:
         ValueError: the shapes or the batch's masks do not fit each other.
@@ -203,9 +222,10 @@ def attention(
     K, M = k_BKMD.shape[1:3]
     if N % M:
         raise ValueError(f"{N} query heads do not divide over {M} kv heads")
-    check_lengths(batch, S, K, past)
+    check_lengths(batch, S, K, past, prefix_BK)
+    inputs = (q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal, prefix_BK, dropout)
     if kernels().recompute_core_attention and paddle.is_grad_enabled() and not q_BSND.stop_gradient:
         from paddle.distributed.fleet.utils import recompute
 
-        return recompute(_core, q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
-    return _core(q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
+        return recompute(keep_dropout_context(_core), *inputs, preserve_rng_state=False)
+    return _core(*inputs)

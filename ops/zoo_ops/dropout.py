@@ -130,8 +130,12 @@ class Dropout(nn.Layer):
         self.inside = inside
         self.name_ = ""
 
+    def is_on(self) -> bool:
+        """Whether a call would drop anything now."""
+        return self.p > 0.0 and self.training and _state.training
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.p == 0.0 or not self.training or not _state.training:
+        if not self.is_on():
             return x
         rank = parallel.tensor_axis().rank
         sequence_start = rank * x.shape[1] if parallel.sequence_parallel() and not self.inside else 0

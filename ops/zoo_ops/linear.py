@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 
 from zoo_ops import parallel
 
-__all__ = ["ColumnLinear", "LMHead", "RowLinear", "VocabEmbedding", "VocabHead", "project"]
+__all__ = ["ColumnLinear", "LMHead", "RowLinear", "VocabEmbedding", "VocabHead", "project", "read_by_heads"]
 
 
 class LMHead(nn.Layer):  # type: ignore[misc]
@@ -107,3 +107,11 @@ def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
         x = parallel.enter(x)
         return tuple(layer(x, True) for layer in layers)
     return tuple(layer(x) for layer in layers)
+
+
+def read_by_heads(x: Tensor) -> Tensor:
+    """Pass on what every head reads as it is, outside any projection: the rotary part of a latent key, say.
+
+    [B, S, ...] -> [B, S, ...]; on the way back the heads' gradients are summed, wherever the heads are.
+    """
+    return parallel.enter(x)

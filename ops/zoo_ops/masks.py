@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["check_lengths", "segment_ends", "visible"]
 
 
-def check_lengths(batch: Batch, query_len: int, key_len: int, past: int) -> None:
+def check_lengths(batch: Batch, query_len: int, key_len: int, past: int, prefix_BK: Tensor | None = None) -> None:
     """Refuse a batch whose masks do not fit the queries and keys.
 
     Raises:
-        ValueError: K is not past + S, the padding mask is not [B, K], or packed samples meet a cache.
+        ValueError: K is not past + S, the padding mask or the prefix is not [B, K], or packed samples meet a cache.
     """
+    if prefix_BK is not None and prefix_BK.shape[-1] != key_len:
+        raise ValueError(f"prefix_BK covers {prefix_BK.shape[-1]} of {key_len} keys")
     if key_len != past + query_len:
         raise ValueError(f"{key_len} keys for {past} cached and {query_len} new tokens")
     if batch.attention_mask is not None and batch.attention_mask.shape[-1] != key_len:
@@ -31,22 +33,29 @@ def check_lengths(batch: Batch, query_len: int, key_len: int, past: int) -> None
         raise ValueError(f"segment_ids cover {batch.segment_ids.shape[-1]} of {key_len} keys; packing has no cache")
 
 
-def visible(batch: Batch, query_len: int, key_len: int, past: int, causal: bool) -> Tensor | None:
+def visible(
+    batch: Batch, query_len: int, key_len: int, past: int, causal: bool, prefix_BK: Tensor | None = None
+) -> Tensor | None:
     """Return bool [B or 1, 1, S, K], true where a query may see a key; `None` when every query sees every key.
 
-    Made once for each micro batch.
+    Made once for each micro batch. `prefix_BK` marks keys that causality does not hide.
     """
     return batch.once(
-        ("zoo_ops.masks.visible", query_len, key_len, past, causal),
-        lambda: _visible(batch, query_len, key_len, past, causal),
+        ("zoo_ops.masks.visible", query_len, key_len, past, causal, id(prefix_BK)),
+        lambda: _visible(batch, query_len, key_len, past, causal, prefix_BK),
     )
 
 
-def _visible(batch: Batch, query_len: int, key_len: int, past: int, causal: bool) -> Tensor | None:
+def _visible(
+    batch: Batch, query_len: int, key_len: int, past: int, causal: bool, prefix_BK: Tensor | None
+) -> Tensor | None:
     parts = []
     if causal and query_len > 1:
         row_S1 = paddle.arange(past, past + query_len).unsqueeze(-1)
-        parts.append((row_S1 >= paddle.arange(key_len).unsqueeze(0)).unsqueeze(0).unsqueeze(0))
+        before_11SK = (row_S1 >= paddle.arange(key_len).unsqueeze(0)).unsqueeze(0).unsqueeze(0)
+        if prefix_BK is not None:
+            before_11SK = paddle.logical_or(before_11SK, prefix_BK.unsqueeze(1).unsqueeze(1))
+        parts.append(before_11SK)
     if batch.segment_ids is not None:
         segment_BK = batch.segment_ids
         parts.append((segment_BK[:, past:].unsqueeze(-1) == segment_BK.unsqueeze(1)).unsqueeze(1))

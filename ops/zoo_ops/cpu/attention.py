@@ -187,14 +187,16 @@ class _Attention(PyLayer):  # type: ignore[misc]
         return wanted(inputs, _backward(ctx.plan, array(out), array(grad)))
 
 
-def _added_mask(batch: Batch, S: int, K: int, past: int, causal: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _added_mask(
+    batch: Batch, S: int, K: int, past: int, causal: bool, prefix_BK: Tensor | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return what is added to the scores, [B or 1, 1, S, K], and which rows see nothing, [B or 1, S].
 
     Both are `None` where causality alone, or nothing, limits what is seen.
     """
-    if batch.segment_ids is None and batch.attention_mask is None:
+    if batch.segment_ids is None and batch.attention_mask is None and prefix_BK is None:
         return None, None
-    mask = visible(batch, S, K, past, causal)
+    mask = visible(batch, S, K, past, causal, prefix_BK)
     if mask is None:
         return None, None
     sees = array(mask)
@@ -232,19 +234,22 @@ def attention_cpu(
     scale: float | None = None,
     bias: Tensor | None = None,
     causal: bool = True,
+    prefix_BK: Tensor | None = None,
 ) -> Tensor:
     """`attention` for float32 CPU tensors; `bias` gets no gradient."""
     B, S, N, D = q_BSND.shape
     K = k_BKMD.shape[1]
     mask, blind = batch.once(
-        ("zoo_ops.cpu.attention.mask", S, K, past, causal), lambda: _added_mask(batch, S, K, past, causal)
+        ("zoo_ops.cpu.attention.mask", S, K, past, causal, id(prefix_BK)),
+        lambda: _added_mask(batch, S, K, past, causal, prefix_BK),
     )
     training = paddle.is_grad_enabled() and not (q_BSND.stop_gradient and k_BKMD.stop_gradient and v_BKMD.stop_gradient)
     bias_4d = None if bias is None else array(bias).reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
     options: dict[str, Any] = {
         "past": past,
         "scale": 1.0 / math.sqrt(D) if scale is None else scale,
-        "causal": causal,
+        # with a prefix a block of rows may see keys after it, so the whole mask decides
+        "causal": causal and prefix_BK is None,
         "mask": mask,
         "blind": blind,
         "bias": None if bias_4d is None else np.broadcast_to(bias_4d, (*bias_4d.shape[:2], S, K)),
