@@ -65,6 +65,9 @@ class Rule:
         layers: the layer numbers `*` stands for; `None` means all of the configuration's.
         experts: the expert numbers the second `*` stands for.
         buffer: a persistent buffer, saved and loaded but not trained.
+        hf_run: (offset, full width): the Hugging Face tensor is wider, and this parameter is the run of its own width
+            from `offset` along the split dim (queries in a fused `c_attn`); `None` means it is the whole tensor.
+        expert: which expert's parameter this is; set by `expand`.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Rule:
     layers: range | None = None
     experts: range | None = None
     buffer: bool = False
+    hf_run: tuple[int, int] | None = None
+    expert: int | None = None
 
     @property
     def dim(self) -> int | None:
@@ -176,7 +181,8 @@ class Vocab(Rule):
     """An embedding or a head, [vocabulary, hidden], that splits by vocabulary, dim 0, padded where need be.
 
     Args:
-        tied_to: single-card name of the embedding whose values this head shares; empty when untied.
+        tied_to: single-card name of the embedding whose values this head shares; empty when untied. A tied row that
+            has an `hf` name is a copy in the published files: written there, and read from its owner.
     """
 
     tied_to: str = ""
@@ -347,7 +353,7 @@ def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, Rule]:
             name = _fill(rule.name, chosen)
             if name in table:
                 raise LayoutError(f"two rows of the table give {name}", "every parameter has exactly one row", "")
-            row = replace(rule, name=name, hf=_fill(rule.hf, chosen))
+            row = replace(rule, name=name, hf=_fill(rule.hf, chosen), expert=chosen[1] if stars == 2 else None)
             if isinstance(row, FusedColumn):
                 filled = tuple(
                     replace(part, name=_fill(part.name, chosen), hf=_fill(part.hf, chosen)) for part in row.parts

@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo_core.checkpoint.disk import Disk, as_json
 from zoo_core.checkpoint.dtypes import Array
-from zoo_core.checkpoint.places import Place, stored_shape, whole_place
+from zoo_core.checkpoint.places import Place, published_place, stored_shape
 from zoo_core.checkpoint.reader import Reader
 from zoo_core.checkpoint.shards import DEFAULT_SHARD_SIZE, Entry, index_json, plan_files
 from zoo_core.checkpoint.writer import Extras, LocalTensor, Ranks, Sums, write_folder
@@ -20,14 +20,14 @@ __all__ = ["export_hf", "hf_places", "save_hf", "whole_tensors"]
 
 
 def hf_places(rule: Rule) -> tuple[Place, ...]:
-    """Where a parameter lies in Hugging Face files: in one tensor, or each part of a fused one in its own.
+    """Where a parameter lies in Hugging Face files: in one tensor or a run of it, or each part of a fused one in its own.
 
-    A tied head lies nowhere; nor does a parameter that has no published name.
+    A tied head lies nowhere (but see `_copies`); nor does a parameter that has no published name.
     """
     if rule.single != rule.name:
         return ()
     if rule.hf:
-        return (whole_place(rule, rule.hf, rule.hf_transposed),)
+        return (published_place(rule, rule.hf),)
     places, start = [], 0
     for part in rule.segments():
         if part.hf:
@@ -35,6 +35,15 @@ def hf_places(rule: Rule) -> tuple[Place, ...]:
             places.append(Place(part.hf, shape, start, start + part.width, 0, rule.hf_transposed))
         start += part.width
     return tuple(places)
+
+
+def _copies(table: Mapping[str, Rule]) -> dict[str, tuple[Place, ...]]:
+    """For each parameter, where the published files hold it once more: the tied rows that have a name of their own."""
+    found: dict[str, tuple[Place, ...]] = {}
+    for rule in table.values():
+        if rule.single != rule.name and rule.hf:
+            found[rule.single] = (*found.get(rule.single, ()), published_place(rule, rule.hf))
+    return found
 
 
 def whole_tensors(table: Mapping[str, Rule], weights: Mapping[str, Array], dtype: str) -> Iterator[LocalTensor]:
@@ -73,14 +82,20 @@ def save_hf(
         CheckpointError: the folder is in use, the disk is full, or a tensor was not given whole; nothing is left.
     """
     folder, ranks, disk = Path(folder).absolute(), ranks or Ranks(), disk or Disk()
-    entries = []
+    copies = _copies(table)
+
+    def places(rule: Rule) -> tuple[Place, ...]:
+        return hf_places(rule) + copies.get(rule.name, ())
+
+    entries: dict[str, Entry] = {}
     for name, rule in table.items():
         kind = dtype if isinstance(dtype, str) else dtype(name)
-        entries += [Entry("model", place.key, stored_shape(place), kind) for place in hf_places(rule)]
-    plan = plan_files(entries, max_shard_size, {"format": "pt"}, bare_single=True)
+        # several parameters may be runs of one tensor
+        entries |= {place.key: Entry("model", place.key, stored_shape(place), kind) for place in places(rule)}
+    plan = plan_files(entries.values(), max_shard_size, {"format": "pt"}, bare_single=True)
 
     def locate(tensor: LocalTensor) -> Sequence[tuple[str, Place]]:
-        return [("model", place) for place in hf_places(tensor.rule)] if tensor.role == "weight" else []
+        return [("model", place) for place in places(tensor.rule)] if tensor.role == "weight" else []
 
     def finish(sums: Sums) -> dict[str, bytes]:
         values = config.to_hf() if isinstance(config, ModelConfig) else config

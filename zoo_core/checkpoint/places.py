@@ -15,7 +15,7 @@ import numpy as np
 from zoo_core.checkpoint.dtypes import Array
 from zoo_core.layout import Rule, local_shape, pieces
 
-__all__ = ["Cut", "Place", "cuts", "runs", "stored_shape", "whole_place"]
+__all__ = ["Cut", "Place", "cuts", "published_place", "runs", "stored_shape", "whole_place"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,15 @@ class Cut:
 def whole_place(rule: Rule, key: str, transposed: bool = False) -> Place:
     """The parameter lies alone and whole in tensor `key`."""
     return Place(key, rule.shape, 0, rule.shape[rule.dim or 0] if rule.shape else 1, 0, transposed)
+
+
+def published_place(rule: Rule, key: str) -> Place:
+    """The parameter lies in Hugging Face's tensor `key`, alone or as the run of it that `rule.hf_run` says."""
+    if rule.hf_run is None:
+        return whole_place(rule, key, rule.hf_transposed)
+    dim, (offset, width) = rule.dim or 0, rule.hf_run
+    shape = (*rule.shape[:dim], width, *rule.shape[dim + 1 :])
+    return Place(key, shape, 0, rule.shape[dim], offset, rule.hf_transposed)
 
 
 def stored_shape(place: Place) -> tuple[int, ...]:

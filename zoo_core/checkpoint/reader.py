@@ -15,7 +15,7 @@ import numpy as np
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import Array, convert, storage
 from zoo_core.checkpoint.names import GROUPS, STATE, stored_as
-from zoo_core.checkpoint.places import Place, cuts, runs, stored_shape, whole_place
+from zoo_core.checkpoint.places import Place, cuts, published_place, runs, stored_shape, whole_place
 from zoo_core.checkpoint.source import Source
 from zoo_core.errors import CheckpointError, nearest
 from zoo_core.layout import Column, FusedColumn, Part, Rule, Vocab, local_shape
@@ -211,7 +211,7 @@ class Reader:
             if tied:
                 return tied
         if key := find(rule.single, rule.hf):
-            return (whole_place(rule, key, transposed),)
+            return (whole_place(rule, key) if self.is_zoo else published_place(rule, key),)
         places, start = [], 0
         for part in rule.segments() if isinstance(rule, Column | FusedColumn) else ():
             place = self._part_place(rule, part, start, find(part.name, part.hf), transposed)

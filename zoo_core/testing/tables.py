@@ -26,9 +26,9 @@ def check_table(arch: Architecture, config: ModelConfig) -> None:
         if rule.dim is not None:
             width = sum(part.width for part in rule.segments())
             assert width == rule.shape[rule.dim], f"the parts of {name} are {width} wide, and it {rule.shape}"
-    published = Counter(place.key for rule in table.values() for place in hf_places(rule))
+    published = Counter((place.key, place.offset) for rule in table.values() for place in hf_places(rule))
     twice = [key for key, count in published.items() if count > 1]
-    assert not twice, f"two rows claim {twice[0]}"
+    assert not twice, f"two rows claim {twice[0][0]}"
 
 
 def check_splits(arch: Architecture, config: ModelConfig, degrees: Iterable[int] = range(1, 9)) -> None:
