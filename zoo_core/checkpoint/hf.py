@@ -20,7 +20,7 @@ __all__ = ["export_hf", "hf_places", "save_hf", "whole_tensors"]
 
 
 def hf_places(rule: Rule) -> tuple[Place, ...]:
-    """Where a parameter lies in Hugging Face files: in one tensor or a run of it, or each part of a fused one in its own.
+    """Where a parameter lies in Hugging Face files: in one tensor, a run of one, or each part in its own.
 
     A tied head lies nowhere (but see `_copies`); nor does a parameter that has no published name.
     """
