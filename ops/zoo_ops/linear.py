@@ -16,20 +16,45 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
+from zoo_ops.loss import cross_entropy
 
-__all__ = ["ColumnLinear", "LMHead", "RowLinear", "VocabEmbedding", "VocabHead", "project", "read_by_heads"]
+__all__ = [
+    "ColumnLinear",
+    "LMHead",
+    "RowLinear",
+    "VocabEmbedding",
+    "VocabHead",
+    "head_loss",
+    "project",
+    "read_by_heads",
+]
+
+
+def _unit_rows(weight_VH: Tensor) -> Tensor:
+    """Each row divided by its L2 norm, which counts as 1e-12 at least: rows of padding stay zero, and finite back."""
+    wide = weight_VH if weight_VH.dtype == paddle.float64 else weight_VH.astype("float32")
+    norm_V1 = paddle.sqrt(paddle.clip((wide * wide).sum(axis=-1, keepdim=True), min=1e-24))
+    return (wide / norm_V1).astype(weight_VH.dtype)
 
 
 class LMHead(nn.Layer):  # type: ignore[misc]
-    """Hidden states to logits; the weight is [vocabulary, hidden], so that an embedding can be shared as it is."""
+    """Hidden states to logits; the weight is [vocabulary, hidden], so that an embedding can be shared as it is.
 
-    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+    Args:
+        hidden_size: H.
+        vocab_size: V.
+        normalize: use each row of the weight divided by its length (Baichuan2, arXiv 2309.10305), and let the gradient
+            flow through the division; the parameter itself is left as it is.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, normalize: bool = False) -> None:
         super().__init__()
         self.weight = self.create_parameter([vocab_size, hidden_size])
+        self.normalize = normalize
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """Return logits [B, S, V]."""
-        return paddle.matmul(x_BSH, self.weight, transpose_y=True)
+        return paddle.matmul(x_BSH, _unit_rows(self.weight) if self.normalize else self.weight, transpose_y=True)
 
 
 class ColumnLinear(nn.Layer):  # type: ignore[misc]
@@ -85,15 +110,20 @@ class VocabHead(nn.Layer):  # type: ignore[misc]
         start: first row.
         vocab_size: rows of the whole vocabulary without padding.
         gather: return the whole logits on every rank instead of this rank's part.
+        normalize: as `LMHead` has it; rows are whole on every rank, so each rank normalises its own.
     """
 
-    def __init__(self, weight: Any, start: int, vocab_size: int, gather: bool = False) -> None:
+    def __init__(
+        self, weight: Any, start: int, vocab_size: int, gather: bool = False, normalize: bool = False
+    ) -> None:
         super().__init__()
         self.weight, self.start, self.vocab_size, self.gather = weight, start, vocab_size, gather
+        self.normalize = normalize
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, S, v], or [B, S, V] when gathered."""
-        logits = paddle.matmul(parallel.enter(x), self.weight, transpose_y=True)
+        weight_vH = _unit_rows(self.weight) if self.normalize else self.weight
+        logits = paddle.matmul(parallel.enter(x), weight_vH, transpose_y=True)
         return parallel.gather_features(logits)[..., : self.vocab_size] if self.gather else logits
 
 
@@ -115,3 +145,17 @@ def read_by_heads(x: Tensor) -> Tensor:
     [B, S, ...] -> [B, S, ...]; on the way back the heads' gradients are summed, wherever the heads are.
     """
     return parallel.enter(x)
+
+
+def head_loss(head: Any, x_BSH: Tensor, labels_BS: Tensor) -> Tensor:
+    """The cross entropy of each token, float32 [B, S], of a head that is called inside the model.
+
+    Args:
+        head: an `LMHead`, or what stands in its place.
+        x_BSH: hidden states, or this rank's part of the sequence of them.
+        labels_BS: int64, the whole sequence, already shifted; -100 bears no loss.
+    """
+    logits = head(x_BSH)
+    if isinstance(head, VocabHead) and not head.gather:
+        return cross_entropy(logits, labels_BS, start=head.start, vocab_size=head.vocab_size)
+    return cross_entropy(logits, labels_BS)

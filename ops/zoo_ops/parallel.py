@@ -25,6 +25,8 @@ __all__ = [
     "configure",
     "copies_group",
     "enter",
+    "exchange_rows",
+    "expert_axis",
     "gather_features",
     "leave",
     "reduce_max",
@@ -60,6 +62,8 @@ class _State:
     sequence_parallel: bool = False
     reduce_scatter: Callable[[Tensor, Tensor, Any], None] = _nccl_reduce_scatter
     copies: dict[int, Any] | None = None
+    expert: Axis = Axis()
+    all_to_all: Callable[[list[Tensor], list[Tensor], Any], None] | None = None
 
 
 _state = _State()
@@ -70,6 +74,8 @@ def configure(
     sequence_parallel: bool = False,
     reduce_scatter: Callable[[Tensor, Tensor, Any], None] | None = None,
     copies: dict[int, Any] | None = None,
+    expert: Axis = Axis(),  # noqa: B008  a frozen value
+    all_to_all: Callable[[list[Tensor], list[Tensor], Any], None] | None = None,
 ) -> None:
     """Set what this process is of the mesh; called by the engine, and with no arguments to go back to one card.
 
@@ -78,11 +84,15 @@ def configure(
         sequence_parallel: between blocks, activations are split over the tensor axis along the sequence.
         reduce_scatter: `f(out, x, group)` along dim 0, where the backend has none of its own (gloo).
         copies: for each number of copies of a key/value head, the group of the ranks that hold the same one.
+        expert: the axis over which the experts of a layer are spread.
+        all_to_all: `f(received, sent, group)`, where the backend has none of its own (gloo).
     """
     _state.tensor = tensor
     _state.sequence_parallel = sequence_parallel and tensor.degree > 1
     _state.reduce_scatter = reduce_scatter or _nccl_reduce_scatter
     _state.copies = copies
+    _state.expert = expert
+    _state.all_to_all = all_to_all
 
 
 def tensor_axis() -> Axis:
@@ -93,6 +103,11 @@ def tensor_axis() -> Axis:
 def sequence_parallel() -> bool:
     """Whether activations between blocks are split along the sequence."""
     return _state.sequence_parallel
+
+
+def expert_axis() -> Axis:
+    """The axis over which the experts of a layer are spread; rank 0 of 1 when every rank has them all."""
+    return _state.expert
 
 
 def copies_group(copies: int) -> Any:
@@ -211,3 +226,39 @@ def reduce_max(x: Tensor) -> None:
 def gather_features(x: Tensor) -> Tensor:
     """Join the last dim of all ranks of the tensor axis; the gradient is this rank's part."""
     return x if _state.tensor.degree == 1 else _GatherFeatures.apply(x)
+
+
+def _all_to_all(x_RH: Tensor, counts: list[int], expected: list[int]) -> Tensor:
+    """Send the rows of `x_RH`, `counts[i]` of them to rank i of the expert axis, and join what all ranks sent here."""
+    sent = list(paddle.split(x_RH, counts)) if x_RH.shape[0] else [x_RH for _ in counts]
+    received = [paddle.empty([rows, *x_RH.shape[1:]], dtype=x_RH.dtype) for rows in expected]
+    if _state.all_to_all is not None:
+        _state.all_to_all(received, sent, _state.expert.group)
+    else:
+        dist.alltoall(received, sent, group=_state.expert.group)
+    return paddle.concat(received)
+
+
+class _ExchangeRows(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, x_RH: Tensor, counts: list[int], expected: list[int]) -> Tensor:
+        ctx.counts, ctx.expected = counts, expected
+        return _all_to_all(x_RH, counts, expected)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _all_to_all(grad, ctx.expected, ctx.counts)
+
+
+def exchange_rows(x_RH: Tensor, counts: list[int], expected: list[int]) -> Tensor:
+    """Send rows over the expert axis and receive others; the gradients go back the same way.
+
+    Args:
+        x_RH: [R, H], ordered by the rank they go to.
+        counts: rows that go to each rank; their sum is R.
+        expected: rows that come from each rank.
+
+    Returns:
+        [sum(expected), H], ordered by the rank they came from.
+    """
+    return _ExchangeRows.apply(x_RH, counts, expected)
