@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-from zoo_core._atomic import written_beside
-from zoo_core.errors import TokenizerError
-
-__all__ = ["REPLACEMENT", "BatchTokenizer", "Tokenizer", "copy_files", "decode_runs", "library", "required_file"]
+__all__ = [
+    "REPLACEMENT",
+    "BatchTokenizer",
+    "ChatTokenizer",
+    "Message",
+    "PaddingSide",
+    "Tokenizer",
+    "decode_runs",
+]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+PaddingSide = Literal["left", "right"]
+
+Message = Mapping[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}"""
 
 
 @runtime_checkable
@@ -21,13 +30,16 @@ class Tokenizer(Protocol):
     """Text to token ids and back.
 
     `vocab_size` is the highest id plus one, added tokens included; a model's vocabulary may be padded beyond it.
-    `bos_id`, `eos_id` and `pad_id` are None where the family has no such token. `files` are what `save` copies.
+    `bos_id`, `eos_id` and `pad_id` are None where the family has no such token. `padding_side` is where the family
+    fills up the shorter rows of a batch when it trains; generation fills up on the left whatever it says. `files` are
+    what `save` copies.
     """
 
     vocab_size: int
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    padding_side: PaddingSide
     files: tuple[Path, ...]
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
@@ -36,7 +48,7 @@ class Tokenizer(Protocol):
         Args:
             add_special_tokens: add what the family adds by itself (bos for Llama, nothing for Qwen).
             parse_special: a special token spelt out in `text` becomes its id; False reads it as plain text, which is
-                what a corpus wants. sentencepiece never parses, so there it has no effect.
+                what a corpus and a user's message want. sentencepiece never parses, so there it has no effect.
         """
         ...
 
@@ -46,6 +58,10 @@ class Tokenizer(Protocol):
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Return one printable string for each id."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of the special token, or the piece, spelt exactly `token`; None if there is none."""
         ...
 
     def save(self, folder: Path) -> list[Path]:
@@ -62,34 +78,23 @@ class BatchTokenizer(Protocol):
         ...
 
 
-def required_file(path: Path, kind: str) -> Path:
-    """Return `path` if it is a file.
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that knows how its family writes a conversation down."""
 
-    Raises:
-        TokenizerError: it is not; `kind` says what was expected there.
-    """
-    if not path.is_file():
-        raise TokenizerError(
-            f"no {kind} at {path}",
-            "there is a folder of this name" if path.is_dir() else "no such file",
-            f"put the family's {path.name} there, or give another path; "
-            "`zoo tokenizer train` makes one for trying things out",
-        )
-    return path
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation, exactly as the family's own code builds them.
 
+        When the last message is the user's, the ids end with what asks for the answer. A format that is built message
+        by message (`zoo_core.tokenizers.chat`) has the prefix property: `chat(messages[:i])` is a prefix of
+        `chat(messages)` whenever `messages[:i]` ends with a user's message, so the answer's ids are what follows the
+        prefix. A template of the model's files is free to break it (Qwen3's drops the reasoning of earlier answers),
+        so who relies on the property with a template compares first.
 
-def library(module: str, path: Path) -> Any:
-    """Import the package that reads `path`.
-
-    Raises:
-        TokenizerError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise TokenizerError(
-            f"cannot read {path}", f"the package {module} is not installed ({error})", f"pip install {module}"
-        ) from error
+        Raises:
+            TokenizerError: the family has no chat format, or it does not know such a conversation.
+        """
+        ...
 
 
 def decode_runs(ids: Iterable[int], is_known: Callable[[int], bool], decode: Callable[[list[int]], str]) -> str:
@@ -99,25 +104,3 @@ def decode_runs(ids: Iterable[int], is_known: Callable[[int], bool], decode: Cal
         stretch = list(run)
         text.append(decode(stretch) if known else REPLACEMENT * len(stretch))
     return "".join(text)
-
-
-def copy_files(files: Mapping[str, Path], folder: Path) -> list[Path]:
-    """Copy files into `folder` under the given names, each whole or not at all; one already in place is left alone.
-
-    Raises:
-        TokenizerError: a file cannot be read or written.
-    """
-    copied = []
-    for name, file in files.items():
-        target = folder / name
-        try:
-            if not (target.exists() and target.samefile(file)):
-                content = file.read_bytes()
-                with written_beside(target) as stream:
-                    stream.write(content)
-        except OSError as error:
-            raise TokenizerError(
-                f"cannot copy {file} to {target}", str(error), "free space or choose a folder"
-            ) from error
-        copied.append(target)
-    return copied

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from zoo_core._atomic import written_beside
 from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers.base import copy_files, decode_runs, library, required_file
+from zoo_core.tokenizers.base import Message, PaddingSide, decode_runs
+from zoo_core.tokenizers.chat import ChatWriter, no_chat
+from zoo_core.tokenizers.files import copy_files, foreign, library, read_json, required_file, write_json
 
 __all__ = ["SIDECAR", "TiktokenTokenizer", "read_ranks"]
 
@@ -35,11 +35,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             encoded, rank_text = line.split()
             token, rank = base64.b64decode(encoded, validate=True), int(rank_text)
         except (ValueError, binascii.Error) as error:
-            raise TokenizerError(
-                f"{path} is no tiktoken rank file",
-                f"line {number} is not 'base64 rank': {line[:40]!r}",
-                "the family's own rank file is expected (qwen.tiktoken, Llama 3's tokenizer.model)",
-            ) from error
+            raise foreign(path, "tiktoken rank file", f"line {number} is not 'base64 rank': {line[:40]!r}") from error
         if token in ranks or rank in taken:
             why = f"line {number} repeats a token or the rank {rank}"
             raise TokenizerError(f"{path} is corrupt", why, "fetch it anew")
@@ -69,6 +65,8 @@ class TiktokenTokenizer:
         bos, eos, pad: the text of those special tokens, None where the family has none.
         add_bos: whether `add_special_tokens` puts bos first (Llama 3 does, Qwen has none).
         normalization: the Unicode form that text is brought to first ("NFC" for Qwen v1), None for none.
+        padding_side: the family's.
+        chat_format: how the family writes conversations.
 
     Raises:
         TokenizerError: the file is missing or corrupt, a special token takes the id of a rank, or the package tiktoken
@@ -85,6 +83,8 @@ class TiktokenTokenizer:
         pad: str | None = None,
         add_bos: bool = False,
         normalization: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None,
+        padding_side: PaddingSide = "right",
+        chat_format: ChatWriter | None = None,
     ) -> None:
         self._path = Path(path)
         ranks = read_ranks(self._path)
@@ -107,6 +107,8 @@ class TiktokenTokenizer:
         self.bos_id, self.eos_id, self.pad_id = (self._role(name) for name in ("bos", "eos", "pad"))
         self.add_bos = add_bos
         self._normalization = normalization
+        self.padding_side: PaddingSide = padding_side
+        self._chat_format = chat_format
         self.files: tuple[Path, ...] = (self._path,)
 
     def _role(self, name: str) -> int | None:
@@ -144,34 +146,56 @@ class TiktokenTokenizer:
             for token in ids
         ]
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of the special token `token`, else of the rank with its bytes."""
+        if token in self._special:
+            return self._special[token]
+        try:
+            return int(self._encoding.encode_single_token(token))
+        except KeyError:
+            return None
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation, by the family's format.
+
+        Raises:
+            TokenizerError: the family gave none, or it does not know such a conversation.
+        """
+        if self._chat_format is None:
+            raise no_chat(self)
+        return self._chat_format(self, messages)
+
     def save(self, folder: Path) -> list[Path]:
-        """Copy the rank file, and write `tiktoken_config.json` beside it: what the rank file itself does not say."""
+        """Copy the rank file, and write `tiktoken_config.json` beside it: what the rank file itself does not say.
+
+        How conversations are written is the family's code, so it is in no file.
+        """
         copied = copy_files({self._path.name: self._path}, Path(folder))
-        sidecar = Path(folder) / SIDECAR
         content = {
             "rank_file": self._path.name,
             "pattern": self._pattern,
             "special_tokens": self._special,
             "add_bos": self.add_bos,
             "normalization": self._normalization,
+            "padding_side": self.padding_side,
             **self._roles,
         }
-        try:
-            with written_beside(sidecar) as stream:
-                stream.write((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
-        except OSError as error:
-            raise TokenizerError(f"cannot write {sidecar}", str(error), "free space or choose a folder") from error
-        return [*copied, sidecar]
+        return [*copied, write_json(Path(folder) / SIDECAR, content)]
 
     @classmethod
-    def from_sidecar(cls, path: Path) -> TiktokenTokenizer:
+    def from_sidecar(
+        cls, path: Path, padding_side: PaddingSide | None = None, chat_format: ChatWriter | None = None
+    ) -> TiktokenTokenizer:
         """Load what `save` wrote, without the plugin.
+
+        Args:
+            padding_side: the side for sidecars of before it was written into them.
 
         Raises:
             TokenizerError: the sidecar is missing, is not of this form, or its rank file is missing or corrupt.
         """
+        content = read_json(required_file(path, "tiktoken sidecar"), "tiktoken sidecar")
         try:
-            content = json.loads(required_file(path, "tiktoken sidecar").read_text(encoding="utf-8"))
             return cls(
                 path.with_name(content["rank_file"]),
                 content["pattern"],
@@ -181,6 +205,8 @@ class TiktokenTokenizer:
                 pad=content["pad"],
                 add_bos=content["add_bos"],
                 normalization=content["normalization"],
+                padding_side=content.get("padding_side", padding_side or "right"),
+                chat_format=chat_format,
             )
         except (ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"

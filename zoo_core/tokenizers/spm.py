@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers.base import copy_files, decode_runs, library, required_file
+from zoo_core.tokenizers.backend import padding_side_of, token_text
+from zoo_core.tokenizers.base import Message, PaddingSide, decode_runs
+from zoo_core.tokenizers.chat import ChatWriter, no_chat
+from zoo_core.tokenizers.files import copy_files, foreign, library, read_json, required_file
 
 __all__ = ["SentencePieceTokenizer"]
 
@@ -16,37 +17,52 @@ __all__ = ["SentencePieceTokenizer"]
 class SentencePieceTokenizer:
     """A sentencepiece model; bos, eos and pad ids are the model's own.
 
+    A pad token that only `tokenizer_config.json` names is taken from there, if it is a piece of the model.
+
     Args:
         path: the model file.
         add_bos: whether `add_special_tokens` puts bos first; None reads `add_bos_token` of a `tokenizer_config.json`
             beside the model, and takes True without one, as Llama does.
         add_eos: likewise for eos at the end; False without a config.
+        padding_side: the family's, where the config names none.
+        chat_format: how the family writes conversations. A chat template beside the model is not used: it is written
+            for tokenizers that read special tokens out of text, which sentencepiece does not.
 
     Raises:
         TokenizerError: the file is missing, is no sentencepiece model, or the package sentencepiece is missing.
     """
 
-    def __init__(self, path: Path, add_bos: bool | None = None, add_eos: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        add_bos: bool | None = None,
+        add_eos: bool | None = None,
+        padding_side: PaddingSide = "right",
+        chat_format: ChatWriter | None = None,
+    ) -> None:
         self._path = required_file(Path(path), "sentencepiece model")
         self._model = library("sentencepiece", self._path).SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(self._path.read_bytes())
         except (RuntimeError, OSError) as error:
-            raise TokenizerError(
-                f"{self._path} is no sentencepiece model", str(error), "the family's own tokenizer.model is expected"
-            ) from error
-        self.vocab_size: int = self._model.vocab_size()
-        self.bos_id = self._special(self._model.bos_id())
-        self.eos_id = self._special(self._model.eos_id())
-        self.pad_id = self._special(self._model.pad_id())
+            raise foreign(self._path, "sentencepiece model", str(error)) from error
         beside = self._path.with_name("tokenizer_config.json")
         self.files: tuple[Path, ...] = (self._path, beside) if beside.is_file() else (self._path,)
-        config = _config(beside)
+        config = read_json(beside, "JSON object") if beside.is_file() else {}
+        self.vocab_size: int = self._model.vocab_size()
+        self.bos_id = self._given(self._model.bos_id())
+        self.eos_id = self._given(self._model.eos_id())
+        self.pad_id = self._given(self._model.pad_id())
+        pad = token_text(config.get("pad_token"))
+        if self.pad_id is None and pad is not None:
+            self.pad_id = self.token_id(pad)
         self.add_bos = bool(config.get("add_bos_token", True)) if add_bos is None else add_bos
         self.add_eos = bool(config.get("add_eos_token", False)) if add_eos is None else add_eos
+        self.padding_side: PaddingSide = padding_side_of(config, padding_side, self._path)
+        self._chat_format = chat_format
 
     @staticmethod
-    def _special(token: int) -> int | None:
+    def _given(token: int) -> int | None:
         return None if token < 0 else token
 
     def _is_control(self, token: int) -> bool:
@@ -80,17 +96,22 @@ class SentencePieceTokenizer:
         """Return the piece of each id as the model spells it (`▁` is a space, `<0xE4>` a byte)."""
         return [self._model.id_to_piece(int(token)) if 0 <= token < self.vocab_size else "?" for token in ids]
 
+    def token_id(self, token: str) -> int | None:
+        """Return the id of the piece spelt `token`, control pieces included."""
+        found = int(self._model.piece_to_id(token))
+        return found if self._model.id_to_piece(found) == token else None
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation, by the family's format.
+
+        Raises:
+            TokenizerError: the family gave none, or it does not know such a conversation.
+        """
+        if self._chat_format is None:
+            raise no_chat(self)
+        return self._chat_format(self, messages)
+
     def save(self, folder: Path) -> list[Path]:
         """Copy the model and its config into `folder`; other names than `*.model` become `tokenizer.model`."""
         name = self._path.name if self._path.suffix == ".model" else "tokenizer.model"
         return copy_files({name: self._path, **{file.name: file for file in self.files[1:]}}, Path(folder))
-
-
-def _config(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path} is no JSON file", str(error), "repair or remove it") from error
-    return content if isinstance(content, dict) else {}
