@@ -26,6 +26,14 @@ CONFIGS = {
 }
 
 
+@pytest.fixture
+def one_card():
+    yield
+    from zoo_ops import parallel
+
+    parallel.configure()
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_table_is_sound(config):
     tables.check_table(ARCH, config)
@@ -62,6 +70,38 @@ def test_a_shard_has_query_key_and_value_of_its_heads():
     for rank in range(3):
         shard = split(whole, rule, 3, rank).reshape(48, 2, 3, 8)
         assert np.array_equal(shard, by_heads[:, 2 * rank : 2 * rank + 2])
+
+
+@pytest.mark.parametrize(("heads", "degree"), [(6, 2), (6, 3), (12, 4), (5, 5)])
+def test_ranks_attend_with_the_biases_of_their_own_heads(heads, degree, one_card):
+    """What the ranks' heads give, each with its share of the weights, adds up to the whole attention."""
+    import paddle
+
+    from zoo_bloom.modeling import BloomAttention
+    from zoo_ops import Batch, parallel
+
+    config = TINY.replace(hidden_size=60, intermediate_size=240, num_attention_heads=heads)
+    prefix, rng = "bloom.h.0.self_attention.", np.random.default_rng(0)
+    table = {name.removeprefix(prefix): rule for name, rule in ARCH.table(config).items() if name.startswith(prefix)}
+    weights = {name: rng.standard_normal(rule.shape, np.float32) * 0.3 for name, rule in table.items()}
+    x, ids = paddle.to_tensor(rng.standard_normal([2, 9, 60], np.float32)), paddle.zeros([2, 9], "int64")
+
+    def attend(rank: int, of: int) -> np.ndarray:
+        parallel.configure(tensor=parallel.Axis(of, rank))
+        layer = BloomAttention(config)
+        for kind in ("query_key_value", "dense"):
+            shard = split(weights[f"{kind}.weight"], table[f"{kind}.weight"], of, rank)
+            linear = paddle.nn.Linear(*shard.shape)
+            linear.weight.set_value(shard)
+            setattr(layer, kind, linear)
+        layer.query_key_value.bias.set_value(
+            split(weights["query_key_value.bias"], table["query_key_value.bias"], of, rank)
+        )
+        layer.dense.bias.set_value(np.zeros(60, np.float32))
+        return layer(x, Batch(ids)).numpy()
+
+    whole = attend(0, 1)
+    np.testing.assert_allclose(sum(attend(rank, degree) for rank in range(degree)), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_only_degrees_that_divide_the_heads_are_legal():

@@ -70,7 +70,15 @@ def test_it_saves_what_loads_again(bloom, tmp_path):
 
 
 def test_there_is_no_chat_format(bloom):
-    assert not hasattr(load(bloom), "chat")
+    """The core's tokenizer has `chat` for a template beside it; Bloom's files bring none."""
+    with pytest.raises(TokenizerError, match="conversation"):
+        load(bloom).chat([{"role": "user", "content": "Hello"}])
+
+
+def test_padding_goes_to_the_left(bloom):
+    assert load(bloom).padding_side == "left"
+    (bloom / "tokenizer_config.json").unlink()
+    assert load(bloom).padding_side == "left"
 
 
 def test_a_missing_or_corrupt_file_is_named(tmp_path):

@@ -181,6 +181,6 @@ CAPABILITIES = Capabilities(
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
         **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
-        "flash_attention": Support("not applicable", "its kernels take no bias, and ALiBi is one"),
+        "flash_attention": Support("declared", "a GPU"),
     },
 )

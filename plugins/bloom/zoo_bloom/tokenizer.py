@@ -16,8 +16,8 @@ __all__ = ["load"]
 def load(path: Path | None) -> Tokenizer:
     """Load the tokenizer of a folder (or of one file in it).
 
-    Neither Bloom nor Bloomz has a chat format (Bloomz follows an instruction written as plain text), so the tokenizer
-    has no `chat`.
+    Neither Bloom nor Bloomz has a chat format: Bloomz follows an instruction written as plain text. So `chat` raises a
+    TokenizerError, unless somebody put a chat template beside the file.
 
     Raises:
         TokenizerError: no tokenizer there, or it is corrupt; names the file and the folder.
@@ -31,4 +31,4 @@ def load(path: Path | None) -> Tokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of tokenizer.json with --tokenizer_name_or_path",
         )
-    return load_tokenizer(Path(path))
+    return load_tokenizer(Path(path), padding_side="left")
