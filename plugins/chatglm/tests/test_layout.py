@@ -1,0 +1,87 @@
+"""T0 and T1: the parameter tables against the models, and splitting."""
+
+from __future__ import annotations
+
+import pytest
+
+import zoo_chatglm
+from zoo_chatglm import ChatGLMConfig
+from zoo_core.layout import copied, local_shape, objection, pieces, remarks
+from zoo_core.testing import contract, tables
+
+ARCH = contract.architecture(zoo_chatglm)
+V1 = ChatGLMConfig(vocab_size=101, hidden_size=64, intermediate_size=24, num_hidden_layers=2, num_attention_heads=8)
+V2 = V1.replace(version=2, num_key_value_heads=2)
+CONFIGS = {
+    "v1": V1,
+    "v1 tied": V1.replace(tie_word_embeddings=True),
+    "v2": V2,
+    "v2 tied": V2.replace(tie_word_embeddings=True),
+    "v2 biases": V2.replace(add_bias_linear=True, add_qkv_bias=False),
+    "v2 no biases": V2.replace(add_qkv_bias=False),
+    "v2 one group": V2.replace(num_key_value_heads=1, head_dim=12),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_table_is_sound(config):
+    tables.check_table(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_model_has_the_parameters_of_the_table(config):
+    tables.check_model_matches(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_joined_shards_are_the_whole(config):
+    tables.check_splits(ARCH, config)
+
+
+def test_every_degree_up_to_the_query_heads_is_legal_or_says_why():
+    for config in (V1, V2):
+        table = ARCH.table(config)
+        for degree in (2, 4, 8):
+            assert not any(objection(rule, degree) for rule in table.values())
+        assert any("8 units" in objection(rule, 3) for rule in table.values())
+
+
+def test_one_projection_of_v1_splits_by_heads():
+    """A head's query, key and value lie side by side, 8 features each."""
+    qkv = ARCH.table(V1)["chatglm.transformer.layers.1.attention.query_key_value.weight"]
+    assert [(piece.start, piece.stop) for piece in pieces(qkv, 4, 1)] == [(48, 96)]
+
+
+def test_more_ranks_than_groups_share_a_group():
+    """Two groups on four ranks: ranks 0 and 1 hold the first key and value, and sum their gradients."""
+    qkv = ARCH.table(V2)["chatglm_v2.encoder.layers.1.self_attention.query_key_value.weight"]
+    assert [(piece.start, piece.stop) for piece in pieces(qkv, 4, 1)] == [(16, 32), (64, 72), (80, 88)]
+    assert [(piece.start, piece.stop) for piece in pieces(qkv, 4, 2)] == [(32, 48), (72, 80), (88, 96)]
+    assert copied(qkv, 4, 2) == ((16, 24, 2), (24, 32, 2))
+    assert "2 units on 4 ranks: each held 2 times" in remarks(qkv, 4)
+
+
+def test_gate_and_up_split_each_by_itself():
+    fused = ARCH.table(V2)["chatglm_v2.encoder.layers.0.mlp.dense_h_to_4h.weight"]
+    assert [(piece.start, piece.stop) for piece in pieces(fused, 2, 1)] == [(12, 24), (36, 48)]
+
+
+def test_padded_vocabulary_is_remarked():
+    assert "padded to 104" in remarks(ARCH.table(V1)["chatglm.transformer.word_embeddings.weight"], 4)
+    assert "padded to 104" in remarks(ARCH.table(V2)["chatglm_v2.output_layer.weight"], 4)
+
+
+@pytest.mark.parametrize(("groups", "degree"), [(2, 1), (2, 2), (2, 4), (2, 8), (8, 4), (1, 8), (4, 2)])
+def test_heads_are_read_from_the_width_of_a_shard(groups, degree):
+    """The projection of a shard tells queries from keys, also where several ranks hold the same key head."""
+    import paddle
+
+    from zoo_chatglm.modeling import ChatGLM2Attention
+
+    config = V2.replace(num_key_value_heads=groups)
+    name = "chatglm_v2.encoder.layers.0.self_attention.query_key_value.weight"
+    block = ChatGLM2Attention(config)
+    block.query_key_value = paddle.nn.Linear(64, local_shape(ARCH.table(config)[name], degree)[1])
+    q, k, v = block._heads(paddle.zeros([2, 3, 64]))
+    assert q.shape == [2, 3, 8 // degree, 8]
+    assert k.shape == v.shape == [2, 3, max(1, groups // degree), 8]
