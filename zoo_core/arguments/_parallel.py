@@ -51,7 +51,6 @@ class ParallelArguments(Group):
     )  # fmt: skip
     expert_parallel_degree: int = argument(
         -1, "Processes that share the experts; -1 is 1.", aliases=("ep_degree",), minimum=-1,
-        effect=not_yet("mixture of experts"),
     )  # fmt: skip
     sep_parallel_degree: int = argument(
         -1, "PaddleNLP: segment parallelism; -1 is 1.", minimum=-1, maximum=1,

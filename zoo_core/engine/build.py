@@ -18,6 +18,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
 from zoo_core.pipeline import PipeLayer
+from zoo_ops import Dropout
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
 
@@ -46,6 +47,7 @@ class Stage:
         rank: place on the tensor axis.
         dtype: element type of the parameters, "float32" or "bfloat16" or "float16".
         gather_logits: the head returns whole logits on every rank.
+        experts: degree of the expert axis and the place on it; this rank has that share of a layer's experts.
     """
 
     table: Mapping[str, Rule]
@@ -54,9 +56,18 @@ class Stage:
     rank: int = 0
     dtype: str = "float32"
     gather_logits: bool = False
+    experts: tuple[int, int] = (1, 0)
 
     def __post_init__(self) -> None:
         self.held: dict[str, Held] = {}
+
+    def has(self, rule: Rule) -> bool:
+        """Whether this rank holds (its part of) the parameter: not where another rank has the expert."""
+        degree, rank = self.experts
+        if degree == 1 or rule.expert is None or rule.experts is None:
+            return True
+        share = len(rule.experts) // degree
+        return rank * share <= rule.expert - rule.experts.start < (rank + 1) * share
 
 
 def initial_values(rule: Rule, config: ModelConfig) -> Init:
@@ -107,6 +118,11 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
                 raise LayoutError(f"parameter {name} has no row in the table", "", "add one to the plugin's layout.py")
             rules[own] = stage.table[name]
         if not rules:
+            if isinstance(module, Dropout):
+                module.name_ = prefix
+            continue
+        if not all(map(stage.has, rules.values())):
+            _drop_expert(layer, path, next(iter(rules.values())))
             continue
         made = {own: _materialise(rule, stage) for own, rule in rules.items()}
         swapped = _swap(module, rules, made, stage) if stage.degree > 1 else None
@@ -119,6 +135,23 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
             else:
                 module._buffers[own] = tensor
     return layer
+
+
+def _drop_expert(layer: nn.Layer, path: str, rule: Rule) -> None:
+    """Take the expert that holds the module at `path` out of its list; the others keep their numbers."""
+    words = path.split(".")
+    for depth in range(len(words)):
+        parent = layer
+        for name in words[:depth]:
+            parent = parent._sub_layers.get(name)
+            if parent is None:
+                return
+        if isinstance(parent, nn.LayerList) and words[depth] == str(rule.expert):
+            del parent._sub_layers[words[depth]]
+            return
+    raise LayoutError(
+        f"{rule.name} cannot be left to another rank", "its expert is not an element of an nn.LayerList", ""
+    )
 
 
 def _put(layer: nn.Layer, path: str, module: nn.Layer) -> None:
@@ -165,7 +198,7 @@ def _swap(module: nn.Layer, rules: Mapping[str, Rule], made: Mapping[str, Any], 
         if isinstance(module, nn.Embedding):
             return VocabEmbedding(weight, start)
         if isinstance(module, LMHead):
-            return VocabHead(weight, start, rule.shape[0], stage.gather_logits)
+            return VocabHead(weight, start, rule.shape[0], stage.gather_logits, module.normalize)
     raise LayoutError(
         f"{rule.name} cannot be split as {type(rule).__name__}",
         f"it belongs to a {type(module).__name__}",

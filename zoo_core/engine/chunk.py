@@ -10,7 +10,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan import Plan
-from zoo_ops import Batch
+from zoo_ops import Batch, dropout_context, keep_dropout_context
 
 __all__ = ["Chunk", "Feed"]
 
@@ -29,11 +29,11 @@ class Feed:
         """Start a step with these micro batches."""
         self._batches, self._taken = batches, {}
 
-    def take(self, chunk: int) -> Batch:
-        """The next micro batch of `chunk`."""
+    def take(self, chunk: int) -> tuple[int, Batch]:
+        """The next micro batch of `chunk`, and its number in the step."""
         turn = self._taken.get(chunk, 0)
         self._taken[chunk] = turn + 1
-        return self._batches[turn]
+        return turn, self._batches[turn]
 
 
 class Chunk(nn.Layer):  # type: ignore[misc]
@@ -43,11 +43,15 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         layers: the elements and the layers built from them.
         number: of the chunk, in the order of the model.
         feed: where the micro batches are.
-        plan: says what is recomputed.
+        plan: says what is recomputed, and how many replicas share a step.
+        replica: which of them this is.
     """
 
-    def __init__(self, layers: Sequence[tuple[PipeLayer, nn.Layer]], number: int, feed: Feed, plan: Plan) -> None:
+    def __init__(
+        self, layers: Sequence[tuple[PipeLayer, nn.Layer]], number: int, feed: Feed, plan: Plan, replica: int = 0
+    ) -> None:
         super().__init__()
+        self._replicas, self._replica = plan.replicas, replica
         self.number = number
         self._feed = feed
         self._elements = [element for element, _ in layers]
@@ -61,7 +65,10 @@ class Chunk(nn.Layer):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         """Run the next micro batch of the feed; `x` is ignored by the first chunk."""
-        return self.through(None if self.number == 0 else x, self._feed.take(self.number))
+        turn, batch = self._feed.take(self.number)
+        first_sample = (turn * self._replicas + self._replica) * batch.input_ids.shape[0]
+        with dropout_context(first_sample):
+            return self.through(None if self.number == 0 else x, batch)
 
     def through(self, x: Any, batch: Batch, cache: Any = None, first_block: int = 0) -> Any:
         """Run `batch` through the layers.
@@ -76,7 +83,7 @@ class Chunk(nn.Layer):  # type: ignore[misc]
             own = cache[block] if cache is not None and element.is_block else None
             block += element.is_block
             if self._whole and wanted and self.training and cache is None:
-                x = recompute(layer, x, batch, preserve_rng_state=False)
+                x = recompute(keep_dropout_context(layer), x, batch, preserve_rng_state=False)
             else:
                 x = layer(x, batch, own)
         return x
@@ -102,6 +109,6 @@ def _recompute_inside(layer: nn.Layer, path: str) -> None:
     def forward(x: Any, batch: Batch, cache: Any = None) -> Any:
         if cache is not None or not inner.training:
             return plain(x, batch, cache)
-        return recompute(plain, x, batch, preserve_rng_state=False)
+        return recompute(keep_dropout_context(plain), x, batch, preserve_rng_state=False)
 
     inner.forward = forward

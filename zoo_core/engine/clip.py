@@ -49,6 +49,8 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
         """Parameters that both ends of the pipeline hold."""
         self.whole_on_all: frozenset[str] = frozenset()
         """Parameters that every rank of the sharding axis updates, though it is sharded."""
+        self.beside: list[tuple[Any, Any]] = []
+        """Parameters of another optimizer, with their gradients, that count and are scaled together with these."""
 
     def _counted(self, name: str, grad: Any, square: Any) -> Any:
         """The part of the squared norm that this rank adds for a gradient whose sum of squares is `square`."""
@@ -61,13 +63,16 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
                 for start, stop, copies in runs:
                     part = paddle.slice(grad, [held.rule.dim], [start], [stop]).contiguous()
                     square = square - _square_sums([part])[0] * (1 - 1 / copies)
+        if plan.expert > 1 and held.rule.expert is not None:
+            return square / (plan.replicas // plan.expert)
         # a tied weight lies on both ends of the pipeline with the same summed gradient
         same = plan.data * (2 if name in self.tied else 1)
         return square / (same * (plan.sharding if name in self.whole_on_all else 1))
 
     def _dygraph_clip(self, params_grads: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        all_grads = [*params_grads, *self.beside]
         with paddle.no_grad():
-            found = [(parameter.name.removeprefix("slice@"), g) for parameter, g in params_grads if g is not None]
+            found = [(parameter.name.removeprefix("slice@"), g) for parameter, g in all_grads if g is not None]
             squares = _square_sums([grad for _, grad in found])
             counted = [self._counted(*pair, square) for pair, square in zip(found, squares, strict=True)]
             total = paddle.to_tensor(sum(counted), "float64") if found else paddle.zeros([], "float64")
@@ -82,7 +87,7 @@ class GlobalNorm(ClipGradBase):  # type: ignore[misc]
             if self._limit > 0 or self._loss_scale.adapts:
                 scale = self._limit / paddle.clip(self.norm, min=self._limit) if self._limit > 0 else paddle.ones([])
                 scale = scale / self._loss_scale.value
-                for _, grad in params_grads:
+                for _, grad in all_grads:
                     if grad is not None:
                         _multiply(grad, scale)
         return params_grads

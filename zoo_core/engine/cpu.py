@@ -5,6 +5,7 @@ Facts, each seen with PaddlePaddle 3.3.1:
   every group gets a store of its own.
 - gloo's send and receive are a rendezvous and count all operations of a group: the pipeline's point-to-point traffic
   goes over sockets instead, sent by a thread for each edge, received in order.
+- `alltoall` does not exist: tokens travel to their experts over the same sockets.
 - every group has a thread that wakes a hundred times a second: a group of the same ranks is made once.
 - `reduce_scatter` does not exist: a sum and a slice.
 - gloo gives up after 30 s: ranks that may be far apart meet at a `barrier` in the store first.
@@ -33,11 +34,20 @@ from paddle.distributed.fleet.meta_parallel.pp_utils import p2p_communication as
 
 from zoo_core.errors import MachineError
 
-__all__ = ["activate", "connect_pipeline", "drop_empty_buffers", "is_active", "reduce_scatter", "sharding_on_cpu"]
+__all__ = [
+    "activate",
+    "all_to_all",
+    "connect_pipeline",
+    "drop_empty_buffers",
+    "is_active",
+    "reduce_scatter",
+    "sharding_on_cpu",
+]
 
 _stores: list[Any] = []
 _active = False
 _edges: _Edges | None = None
+_pipeline_connected = False
 
 
 def is_active() -> bool:
@@ -209,30 +219,51 @@ def _each(tensors: Any) -> list[Any]:
     return list(tensors) if isinstance(tensors, tuple | list) else [] if tensors is None else [tensors]
 
 
-def connect_pipeline(rank: int) -> None:
-    """Let fleet's pipeline schedules talk over sockets instead of gloo; call on every rank after `fleet.init`.
-
-    The sockets are opened once a process, however many meshes it makes.
-    """
+def _channels() -> _Edges:
+    """This process's channels, opened once however many meshes it makes."""
     global _edges
-    if _edges is not None:
-        return
-    edges = _edges = _Edges(rank, core.create_or_get_global_tcp_store())
+    if _edges is None:
+        _edges = _Edges(dist.get_rank(), core.create_or_get_global_tcp_store())
+    return _edges
 
-    def put(tensors: Any, to: int, kind: bytes) -> None:
-        for tensor in _each(tensors):
-            edges.send(to, kind, tensor.numpy().tobytes())
 
-    def take(tensors: Any, source: int, kind: bytes) -> None:
-        for tensor in _each(tensors):
-            values = np.frombuffer(edges.receive(source, kind), _numpy_dtype(tensor)).reshape(tensor.shape)
+def _put(tensors: Any, to: int, kind: bytes) -> None:
+    for tensor in _each(tensors):
+        _channels().send(to, kind, tensor.numpy().tobytes())
+
+
+def _take(tensors: Any, source: int, kind: bytes) -> None:
+    for tensor in _each(tensors):
+        values = np.frombuffer(_channels().receive(source, kind), _numpy_dtype(tensor)).reshape(tensor.shape)
+        if values.size:
             tensor.get_tensor().set(values, core.CPUPlace())
 
+
+def all_to_all(received: list[Any], sent: list[Any], group: Any) -> None:
+    """Send `sent[i]` to rank i of the group, and fill `received[i]` with what it sent here."""
+    for place, to in enumerate(group.ranks):
+        if place != group.rank:
+            _put(sent[place], to, b"x")
+    for place, source in enumerate(group.ranks):
+        if place != group.rank:
+            _take(received[place], source, b"x")
+        elif sent[place].size:
+            paddle.assign(sent[place], received[place])
+
+
+def connect_pipeline() -> None:
+    """Let fleet's pipeline schedules talk over sockets instead of gloo; call on every rank after `fleet.init`."""
+    global _pipeline_connected
+    if _pipeline_connected:
+        return
+    _pipeline_connected = True
+    edges = _channels()
+
     def exchange(send_prev: Any, recv_prev: Any, send_next: Any, recv_next: Any, hcg: Any) -> list[Any]:
-        put(send_next, hcg._get_p2p_next_rank() if send_next is not None else -1, b"f")
-        put(send_prev, hcg._get_p2p_prev_rank() if send_prev is not None else -1, b"b")
-        take(recv_prev, hcg._get_p2p_prev_rank() if recv_prev is not None else -1, b"f")
-        take(recv_next, hcg._get_p2p_next_rank() if recv_next is not None else -1, b"b")
+        _put(send_next, hcg._get_p2p_next_rank() if send_next is not None else -1, b"f")
+        _put(send_prev, hcg._get_p2p_prev_rank() if send_prev is not None else -1, b"b")
+        _take(recv_prev, hcg._get_p2p_prev_rank() if recv_prev is not None else -1, b"f")
+        _take(recv_next, hcg._get_p2p_next_rank() if recv_next is not None else -1, b"b")
         return []
 
     def send_meta(self: Any, tensor: Any, group: Any, reverse: bool = False, broadcast: bool = False) -> None:

@@ -18,8 +18,9 @@ from zoo_core.engine.chunk import Chunk, Feed
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.layout import Rule, Vocab, local_shape
+from zoo_core.plan.owner import owners
 from zoo_core.registry import Architecture
-from zoo_ops import Batch, cross_entropy
+from zoo_ops import Batch, Router, cross_entropy, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
@@ -93,7 +94,8 @@ class Engine:
         self._amp = dict(amp or {"enable": False})
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
-        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits)
+        experts = (plan.expert, mesh.expert.rank)
+        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts)
         self._feed = Feed()
         self._elements = architecture.pipe_layers(config)
         self._denominator = 1.0
@@ -114,7 +116,7 @@ class Engine:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
         self.held = self._stage.held
-        self.tied = frozenset(rule.single for rule in self.table.values() if rule.single != rule.name)
+        self.tied = self._tied_across_stages()
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 
     def is_trained(self, name: str) -> bool:
@@ -122,10 +124,21 @@ class Engine:
         held = self.held.get(self.table[name].single)
         return held is None or not held.tensor.stop_gradient
 
+    def _tied_across_stages(self) -> frozenset[str]:
+        """Names of the parameters that layers of the first and of the last stage share."""
+        plan = self.mesh.plan
+        if plan.pipeline == 1:
+            return frozenset()
+        owned = owners(self.table, [e.prefix for e in self._elements], [e.is_block for e in self._elements])
+        stages: dict[str, set[int]] = {}
+        for name, rule in self.table.items():
+            stages.setdefault(rule.single, set()).add(plan.stage_of(owned[name]))
+        return frozenset(name for name, held in stages.items() if len(held) > 1)
+
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:
             layers = [(element, build_layer(element, self._stage)) for element in self._elements[start:stop]]
-            return Chunk(layers, number, self._feed, self.mesh.plan)
+            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica)
 
         return build
 
@@ -168,6 +181,7 @@ class Engine:
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
         scale = self.updater.loss_scale.value
         self._denominator = scale * plan.accumulate * plan.replicas / max(tokens, 1.0)
+        set_loss_weight(self._denominator / plan.accumulate)
         ready = [to_batch(b) for b in batches]
         self._mode(training=True)
         self._feed.fill(ready)
@@ -176,8 +190,20 @@ class Engine:
         else:
             loss = self._accumulate(ready)
         norm = self.updater.step(learning_rate, stop)
+        self._balance_experts()
         mean = self._all_replicas(float(loss)) / plan.replicas / scale
         return StepResult(mean, float(norm), int(tokens), self.updater.clip.stopping)
+
+    def _balance_experts(self) -> None:
+        """Let each router of this rank see the load of the whole step."""
+        routers = [layer for layer in self.layers.sublayers() if isinstance(layer, Router) and layer.load_E is not None]
+        if not routers:
+            return
+        load_RE = paddle.stack([router.load_E for router in routers])
+        for group in self._replica_groups():
+            dist.all_reduce(load_RE, group=group)
+        for router, load_E in zip(routers, load_RE, strict=True):
+            router.balance(load_E)
 
     def _accumulate(self, batches: Sequence[Batch]) -> Any:
         total = paddle.zeros([])
@@ -198,17 +224,21 @@ class Engine:
 
     def _all_replicas(self, value: float) -> float:
         """Sum over the replicas (data x sharding); the other axes hold the same value."""
-        plan = self.mesh.plan
-        if plan.replicas == 1:
+        if self.mesh.plan.replicas == 1:
             return value
         total = paddle.to_tensor([value], dtype="float64")
-        for degree, group in (
-            (plan.data, self.mesh.hcg.get_data_parallel_group()),
-            (plan.sharding, self.mesh.hcg.get_sharding_parallel_group()),
-        ):
-            if degree > 1:
-                dist.all_reduce(total, group=group)
+        for group in self._replica_groups():
+            dist.all_reduce(total, group=group)
         return float(total)
+
+    def _replica_groups(self) -> list[Any]:
+        """The groups over which a sum, one after the other, is one over all replicas."""
+        plan, hcg, groups = self.mesh.plan, self.mesh.hcg, []
+        if plan.data > 1:
+            groups.append(hcg.get_data_parallel_group())
+        if plan.sharding > 1:
+            groups.append(hcg.get_sharding_parallel_group())
+        return groups
 
     def _mode(self, training: bool) -> None:
         if self._training != training or training != self.layers.training:

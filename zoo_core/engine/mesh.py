@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ class Mesh:
         hcg: fleet's hybrid communicate group; `None` in a single process.
         strategy: fleet's strategy; `None` in a single process.
         ends: the group of the first and the last pipeline stage, which share tied weights; `None` elsewhere.
+        expert: the axis over which experts are spread.
+        expert_copies: the group of the ranks that hold the same experts; `None` where there is one of each.
     """
 
     plan: Plan
@@ -39,6 +42,8 @@ class Mesh:
     hcg: Any = None
     strategy: Any = None
     ends: Any = None
+    expert: parallel.Axis = parallel.Axis()
+    expert_copies: Any = None
 
     @property
     def replica(self) -> int:
@@ -113,15 +118,34 @@ def make_mesh(plan: Plan) -> Mesh:
     rank = dist.get_rank()
     place = plan.coordinates(rank)
     tensor = parallel.Axis(plan.tensor, place.tensor, hcg.get_model_parallel_group() if plan.tensor > 1 else None)
+    on_cpu = plan.device == "cpu"
+    spread, copies = None, None
+    if plan.expert > 1:
+        spread = _own_group(rank, [plan.expert_group(r) for r in range(plan.world)])
+        if plan.expert < plan.replicas:
+            copies = _own_group(rank, [plan.expert_copies(r) for r in range(plan.world)])
+    expert = parallel.Axis(plan.expert, plan.replica_of(rank) % plan.expert, spread)
     parallel.configure(
         tensor,
         plan.sequence_parallel,
-        cpu.reduce_scatter if plan.device == "cpu" else None,
+        cpu.reduce_scatter if on_cpu else None,
         _copies_groups(plan, rank),
+        expert,
+        cpu.all_to_all if on_cpu else None,
     )
-    if plan.pipeline > 1 and plan.device == "cpu":
-        cpu.connect_pipeline(rank)
-    return Mesh(plan, rank, place, hcg, strategy, _ends_group(plan, rank))
+    if plan.pipeline > 1 and on_cpu:
+        cpu.connect_pipeline()
+    return Mesh(plan, rank, place, hcg, strategy, _ends_group(plan, rank), expert, copies)
+
+
+def _own_group(rank: int, every: Sequence[tuple[int, ...]]) -> Any:
+    """Make the groups that the ranks of the world are in, in one order on all of them; return this rank's."""
+    found = None
+    for ranks in sorted(set(every)):
+        group = dist.new_group(list(ranks))
+        if rank in ranks:
+            found = group
+    return found
 
 
 def _copies_groups(plan: Plan, rank: int) -> dict[int, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import paddle
 import paddle.distributed as dist
 from paddle.base.framework import EagerParamBase, default_main_program
+from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients_with_group
 
 from zoo_core.engine import cpu
 from zoo_core.engine.build import Held
@@ -92,23 +93,20 @@ class Updater:
         self._tied_names = tied
         self._held, self._mesh, plan = held, mesh, mesh.plan
         self._trained = {n: h for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
+        # Replicas hold different experts: fleet, which averages over all of them, must not see these.
+        self._experts = {n: h for n, h in self._trained.items() if plan.expert > 1 and h.rule.expert is not None}
+        common = [h.tensor for n, h in self._trained.items() if n not in self._experts]
         self.loss_scale = LossScale(settings.loss_scale)
         self.clip = GlobalNorm(held, mesh, settings.max_grad_norm, self.loss_scale)
-        kind = ThreadedAdamW if plan.device == "cpu" else paddle.optimizer.AdamW
-        self.adamw = kind(
-            learning_rate=0.0,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            epsilon=settings.epsilon,
-            parameters=[h.tensor for h in self._trained.values()],
-            weight_decay=settings.weight_decay,
-            apply_decay_param_fun=lambda name: settings.decays(name.removeprefix("slice@")),
-            grad_clip=self.clip,
-            multi_precision=settings.master_weights,
-        )
+        self.adamw = self._adamw(settings, common, self.clip)
+        expert_tensors = [h.tensor for h in self._experts.values()]
+        self._expert_adamw = self._adamw(settings, expert_tensors, None) if self._experts else None
         self.model: Any = layers
         self._stage3: Any = None
-        self._optimizer: Any = self._inner(layers, settings)
+        self._optimizer: Any = self.adamw
+        self._expert_optimizer: Any = self._expert_adamw
+        if settings.master_grad:
+            self._keep_fp32_gradients(layers)
         if plan.sharding_stage == 2:
             self._shard_gradients(layers)
         elif plan.sharding_stage == 3:
@@ -121,15 +119,29 @@ class Updater:
         self._tied = self._ends()
         self.clip.tied = frozenset(self._tied)
 
-    def _inner(self, layers: Any, settings: OptimizerSettings) -> Any:
-        """AdamW, or its form that reads fp32 gradients of half-precision parameters."""
-        if not settings.master_grad:
-            return self.adamw
+    def _adamw(self, settings: OptimizerSettings, parameters: list[Any], clip: GlobalNorm | None) -> Any:
+        kind = ThreadedAdamW if self._mesh.plan.device == "cpu" else paddle.optimizer.AdamW
+        return kind(
+            learning_rate=0.0,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            epsilon=settings.epsilon,
+            parameters=parameters,
+            weight_decay=settings.weight_decay,
+            apply_decay_param_fun=lambda name: settings.decays(name.removeprefix("slice@")),
+            grad_clip=clip,
+            multi_precision=settings.master_weights,
+        )
+
+    def _keep_fp32_gradients(self, layers: Any) -> None:
+        """Accumulate the gradients of half-precision parameters in fp32, and let AdamW read those."""
         from paddle.distributed.fleet.utils import mix_precision_utils
 
         dtype = str(next(iter(self._trained.values())).tensor.dtype).rsplit(".", 1)[-1]
         mix_precision_utils.MixPrecisionLayer(layers, dtype=dtype)
-        return mix_precision_utils.MixPrecisionOptimizer(self.adamw)
+        self._optimizer = mix_precision_utils.MixPrecisionOptimizer(self.adamw)
+        if self._expert_adamw is not None:
+            self._expert_optimizer = mix_precision_utils.MixPrecisionOptimizer(self._expert_adamw)
 
     def _groups(self) -> dict[str, Any]:
         hcg, plan = self._mesh.hcg, self._mesh.plan
@@ -214,6 +226,19 @@ class Updater:
         for name in self._tied:
             dist.all_reduce(self._gradient(self._trained[name]), group=self._mesh.ends)
 
+    def _mean_of_experts(self) -> None:
+        """Give the experts' gradients the mean over the replicas, as the other gradients get it.
+
+        Tokens of all replicas of an expert group came here already; other groups hold copies of these experts.
+        """
+        plan, copies = self._mesh.plan, self._mesh.expert_copies
+        if copies is not None:
+            tensors = [held.tensor for held in self._experts.values()]
+            fused_allreduce_gradients_with_group(tensors, copies, scale=1.0 / plan.replicas)
+            return
+        for held in self._experts.values():
+            self._gradient(held).multiply_(paddle.full([], 1.0 / plan.replicas, self._gradient(held).dtype))
+
     def step(self, learning_rate: float, stop: bool = False) -> Any:
         """Update the parameters from their gradients, clear these, and return the global norm before clipping.
 
@@ -224,8 +249,14 @@ class Updater:
         self.clip.stopping = stop
         with paddle.no_grad():
             self._sum_partial()
+            if self._experts:
+                self._mean_of_experts()
+        self.clip.beside = [(held.tensor, self._gradient(held)) for held in self._experts.values()]
         self.adamw.set_lr(learning_rate)
         self._optimizer.step()
+        if self._expert_adamw is not None and not self.clip.overflowed:
+            self._expert_adamw.set_lr(learning_rate)
+            self._expert_optimizer.step()
         self.loss_scale.update(self.clip.overflowed)
         if self.clip.overflowed:
             self.make_states()  # a checkpoint of this step has them even if no step was taken yet
@@ -242,6 +273,8 @@ class Updater:
     def owns(self, name: str) -> bool:
         """Whether this rank of the sharding axis holds the optimizer states of a parameter (whole or a slice)."""
         plan = self._mesh.plan
+        if name in self._experts:
+            return True
         if plan.sharding_stage == 1:
             return bool(self._optimizer._param2rank[name] == self._mesh.place.sharding)
         if plan.sharding_stage == 2:
@@ -260,16 +293,19 @@ class Updater:
         tensor = self._held[name].tensor
         return tensor if self.flat_range(name) is None else tensor.fw_storage
 
+    def _adamw_of(self, name: str) -> Any:
+        return self._expert_adamw if name in self._experts else self.adamw
+
     def states(self) -> Iterator[State]:
         """Every optimizer state that this rank holds."""
         for name in self._trained:
             if not self.owns(name):
                 continue
             flat = self.flat_range(name)
-            key = name if flat is None else f"slice@{name}"
+            key, adamw = name if flat is None else f"slice@{name}", self._adamw_of(name)
             for role in ("moment1", "moment2"):
-                yield State(name, role, self.adamw._accumulators[role][key], flat)
-            master = self.adamw._master_weights.get(key) if self.adamw._multi_precision else None
+                yield State(name, role, adamw._accumulators[role][key], flat)
+            master = adamw._master_weights.get(key) if adamw._multi_precision else None
             if master is not None:
                 yield State(name, "master", master, flat)
 
@@ -284,7 +320,7 @@ class Updater:
                 target = EagerParamBase(shape=storage.shape, dtype=storage.dtype, name=f"slice@{name}")
                 if self.adamw._multi_precision:
                     target.set_value(storage)  # an fp32 copy is made from its values
-            self.adamw._create_accumulators(default_main_program().global_block(), [target])
+            self._adamw_of(name)._create_accumulators(default_main_program().global_block(), [target])
 
     def powers(self) -> tuple[float, float]:
         """beta1 and beta2 to the power of the steps taken and one more, as AdamW holds them."""
@@ -296,5 +332,6 @@ class Updater:
     def set_powers(self, beta1: float, beta2: float) -> None:
         """Set the powers of every state, after `make_states`."""
         for role, value in (("beta1_pow_acc", beta1), ("beta2_pow_acc", beta2)):
-            for tensor in self.adamw._accumulators[role].values():
-                tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))
+            for adamw in filter(None, (self.adamw, self._expert_adamw)):
+                for tensor in adamw._accumulators[role].values():
+                    tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))

@@ -54,6 +54,8 @@ def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
         # whole copies are shared out over the sharding axis, so that all its ranks write
         mine = flat is not None or turn % plan.sharding == mesh.place.sharding
         writes = mesh.place.data == 0 and mine and name not in away
+        if plan.expert > 1 and held.rule.expert is not None:
+            writes = mesh.rank == plan.expert_copies(mesh.rank)[0]
         yield LocalTensor(held.rule, _values(tensor), _dtype(tensor), flat=flat, writes=writes, **split)
     if updater is None or not states:
         return
@@ -63,6 +65,8 @@ def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
         writes = mesh.place.data == 0 and state.name not in away
         writes = writes and (not whole_on_all or mesh.place.sharding == 0)
         writes = writes and (plan.sharding_stage > 0 or mesh.place.sharding == 0)
+        if plan.expert > 1 and rule.expert is not None:
+            writes = mesh.rank == plan.expert_copies(mesh.rank)[0]
         yield LocalTensor(
             rule, _values(state.tensor), _dtype(state.tensor), state.role, flat=state.flat, writes=writes, **split
         )
@@ -113,6 +117,7 @@ def save(
             "tensor_parallel_degree": plan.tensor,
             "pipeline_parallel_degree": plan.pipeline,
             "virtual_pp_degree": plan.virtual_stages,
+            "expert_parallel_degree": plan.expert,
             "sequence_parallel": int(plan.sequence_parallel),
         },
         ranks=Ranks(mesh.rank, plan.world, mesh.exchange),

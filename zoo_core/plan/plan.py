@@ -118,6 +118,20 @@ class Plan:
         place = self.coordinates(rank)
         return place.data * self.sharding + place.sharding
 
+    def expert_group(self, rank: int) -> tuple[int, ...]:
+        """The ranks over which the experts of a layer are spread, in order, `rank` included."""
+        first = self.replica_of(rank) // self.expert * self.expert
+        return self._replicas(rank, range(first, first + self.expert))
+
+    def expert_copies(self, rank: int) -> tuple[int, ...]:
+        """The ranks that hold the same experts as `rank`, in order, `rank` included."""
+        return self._replicas(rank, range(self.replica_of(rank) % self.expert, self.replicas, self.expert))
+
+    def _replicas(self, rank: int, numbers: range) -> tuple[int, ...]:
+        place = self.coordinates(rank)
+        at = [divmod(number, self.sharding) for number in numbers]
+        return tuple(self.rank_of(data=d, pipe=place.pipe, sharding=s, tensor=place.tensor) for d, s in at)
+
     def group(self, axis: Axis, rank: int) -> tuple[int, ...]:
         """The ranks that differ from `rank` on `axis` only, in order, `rank` included."""
         place = asdict(self.coordinates(rank))

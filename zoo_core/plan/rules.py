@@ -217,6 +217,16 @@ def _experts(case: Case) -> str:
     return ""
 
 
+def _experts_sharding(case: Case) -> str:
+    r = case.degrees.request
+    if r.expert > 1 and r.sharding_stage >= 2:
+        return (
+            f"expert_parallel_degree {r.expert} with sharding stage{r.sharding_stage}: replicas hold different "
+            "experts, and stages 2 and 3 would average what is not the same"
+        )
+    return ""
+
+
 def _prefix_tuning(case: Case) -> str:
     r = case.degrees.request
     return (
@@ -315,6 +325,12 @@ RULES: tuple[LegalityRule, ...] = (
         "Experts are spread evenly over an axis inside data x sharding.",
         "the design: expert parallelism lives inside the sharding x data axis",
         _experts,
+    ),
+    LegalityRule(
+        "experts without stages 2 and 3",
+        "Expert parallelism combines with sharding stage 1, not with stages 2 and 3.",
+        f"{_FLEET}: GroupShardedStage2 and 3 reduce every parameter over the sharding axis",
+        _experts_sharding,
     ),
     LegalityRule(
         "prefix tuning without pipeline",

@@ -54,8 +54,10 @@ def share(plan: Plan, table: Mapping[str, Rule]) -> tuple[Share, ...]:
         if (stage, rule.single) in counted:
             continue
         counted.add((stage, rule.single))
-        local[stage] += prod(layout.local_shape(rule, plan.tensor))
         whole[stage] += prod(rule.shape)
+        if rule.expert is not None and rule.expert % plan.expert:
+            continue  # of every `expert` experts a rank holds one
+        local[stage] += prod(layout.local_shape(rule, plan.tensor))
     shares = []
     for stage in range(plan.pipeline):
         held = [layer for start, stop in plan.chunks(stage) for layer in range(start, stop)]
