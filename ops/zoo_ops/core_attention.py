@@ -5,6 +5,7 @@ Shape legend: B batch, S queries, K keys (past ones included), N query heads, M 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +151,10 @@ def attention_flash(
     return paddle.where(real_BS11, out, paddle.zeros_like(out))
 
 
-def _flash_objection(q_BSND: Tensor) -> str:
+def _flash_objection(q_BSND: Tensor, prefix_BK: Tensor | None) -> str:
     """Why flash attention cannot run here; empty when it can."""
+    if prefix_BK is not None:
+        return "it has no prompts that are read both ways"
     if not q_BSND.place.is_gpu_place():
         return "this device has no kernel for it"
     if q_BSND.dtype not in (paddle.float16, paddle.bfloat16):
@@ -173,8 +176,8 @@ def _core(
 ) -> Tensor:
     options: dict[str, Any] = {"past": past, "scale": scale, "bias": bias, "causal": causal, "prefix_BK": prefix_BK}
     drops = dropout is not None and dropout.is_on()
-    if kernels().flash_attention and causal and past == 0 and bias is None and prefix_BK is None and not drops:
-        objection = _flash_objection(q_BSND)
+    if kernels().flash_attention and causal and past == 0 and bias is None and not drops:
+        objection = _flash_objection(q_BSND, prefix_BK)
         if not objection:
             return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale)
         say_once("use_flash_attention", objection)
@@ -223,9 +226,11 @@ def attention(
     if N % M:
         raise ValueError(f"{N} query heads do not divide over {M} kv heads")
     check_lengths(batch, S, K, past, prefix_BK)
-    inputs = (q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal, prefix_BK, dropout)
+    inputs = (q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
     if kernels().recompute_core_attention and paddle.is_grad_enabled() and not q_BSND.stop_gradient:
         from paddle.distributed.fleet.utils import recompute
 
-        return recompute(keep_dropout_context(_core), *inputs, preserve_rng_state=False)
-    return _core(*inputs)
+        # The prefix is bound: a copy of it, as recompute makes of its inputs, would be another prefix with a new mask.
+        core = keep_dropout_context(functools.partial(_core, prefix_BK=prefix_BK, dropout=dropout))
+        return recompute(core, *inputs, preserve_rng_state=False)
+    return _core(*inputs, prefix_BK, dropout)

@@ -23,8 +23,12 @@ def check_lengths(batch: Batch, query_len: int, key_len: int, past: int, prefix_
     Raises:
         ValueError: K is not past + S, the padding mask or the prefix is not [B, K], or packed samples meet a cache.
     """
-    if prefix_BK is not None and prefix_BK.shape[-1] != key_len:
-        raise ValueError(f"prefix_BK covers {prefix_BK.shape[-1]} of {key_len} keys")
+    if prefix_BK is not None:
+        if prefix_BK.shape[-1] != key_len:
+            raise ValueError(f"prefix_BK covers {prefix_BK.shape[-1]} of {key_len} keys")
+        rows = batch.input_ids.shape[0]
+        if prefix_BK.dtype != paddle.bool or prefix_BK.shape not in ([rows, key_len], [1, key_len]):
+            raise ValueError(f"prefix_BK is {prefix_BK.dtype} {prefix_BK.shape}, not bool [{rows}, {key_len}]")
     if key_len != past + query_len:
         raise ValueError(f"{key_len} keys for {past} cached and {query_len} new tokens")
     if batch.attention_mask is not None and batch.attention_mask.shape[-1] != key_len:
@@ -40,10 +44,11 @@ def visible(
 
     Made once for each micro batch. `prefix_BK` marks keys that causality does not hide.
     """
+    # The prefix is kept with its mask: the id of a tensor that is gone may become another prefix's.
     return batch.once(
         ("zoo_ops.masks.visible", query_len, key_len, past, causal, id(prefix_BK)),
-        lambda: _visible(batch, query_len, key_len, past, causal, prefix_BK),
-    )
+        lambda: (_visible(batch, query_len, key_len, past, causal, prefix_BK), prefix_BK),
+    )[0]
 
 
 def _visible(
