@@ -189,20 +189,19 @@ class _Attention(PyLayer):  # type: ignore[misc]
 
 def _added_mask(
     batch: Batch, S: int, K: int, past: int, causal: bool, prefix_BK: Tensor | None
-) -> tuple[np.ndarray | None, np.ndarray | None, Tensor | None]:
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return what is added to the scores, [B or 1, 1, S, K], and which rows see nothing, [B or 1, S].
 
-    Both are `None` where causality alone, or nothing, limits what is seen. The prefix comes third: as long as its mask is
-    kept, no other prefix may get its id.
+    Both are `None` where causality alone, or nothing, limits what is seen.
     """
     if batch.segment_ids is None and batch.attention_mask is None and prefix_BK is None:
-        return None, None, None
+        return None, None
     mask = visible(batch, S, K, past, causal, prefix_BK)
     if mask is None:
-        return None, None, prefix_BK
+        return None, None
     sees = array(mask)
     blind = ~np.any(sees[:, 0], axis=-1)
-    return np.where(sees, np.float32(0), np.float32(_HIDDEN)), blind if blind.any() else None, prefix_BK
+    return np.where(sees, np.float32(0), np.float32(_HIDDEN)), blind if blind.any() else None
 
 
 def _one_token(plan: _Plan) -> Tensor:
@@ -240,7 +239,7 @@ def attention_cpu(
     """`attention` for float32 CPU tensors; `bias` gets no gradient."""
     B, S, N, D = q_BSND.shape
     K = k_BKMD.shape[1]
-    mask, blind, _ = batch.once(
+    mask, blind = batch.once(
         ("zoo_ops.cpu.attention.mask", S, K, past, causal, id(prefix_BK)),
         lambda: _added_mask(batch, S, K, past, causal, prefix_BK),
     )
