@@ -7,12 +7,13 @@ from zoo_core.tokenizers.bpe_files import BPEFilesTokenizer
 from zoo_core.tokenizers.bpe_ranks import TiktokenTokenizer
 from zoo_core.tokenizers.chat import ChatFormat, ChatWriter, check_messages, encode_parts, required_id, rounds
 from zoo_core.tokenizers.hf import HFTokenizer
-from zoo_core.tokenizers.load import load_tokenizer
+from zoo_core.tokenizers.load import AnyTokenizer, load_tokenizer
 from zoo_core.tokenizers.padding import pad_batch
 from zoo_core.tokenizers.spm import SentencePieceTokenizer
 from zoo_core.tokenizers.train import train_bpe
 
 __all__ = [
+    "AnyTokenizer",
     "BPEFilesTokenizer",
     "BatchTokenizer",
     "ChatFormat",

@@ -11,18 +11,16 @@ import tokenizers
 
 from zoo_core.errors import TokenizerError
 from zoo_core.tokenizers.base import REPLACEMENT, Message, PaddingSide, decode_runs
-from zoo_core.tokenizers.chat import ChatWriter, check_messages, no_chat
+from zoo_core.tokenizers.chat import ChatWriter, no_chat
 from zoo_core.tokenizers.files import read_json
-from zoo_core.tokenizers.template import TEMPLATE_FILE, ChatTemplate, read_template
+from zoo_core.tokenizers.template import TEMPLATE_FILE, ChatTemplate, read_template, token_text
 
-__all__ = ["BESIDE", "LibraryTokenizer", "padding_side_of", "read_beside", "token_text"]
+__all__ = ["BESIDE", "LibraryTokenizer", "padding_side_of", "read_beside"]
 
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", TEMPLATE_FILE)
 """The small files beside a tokenizer that are saved with it."""
 
 _ROLES = ("bos_token", "eos_token", "pad_token")
-_NONCHARACTERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
-"""Code points that Unicode keeps free for a program's own marks."""
 
 
 def read_beside(path: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
@@ -38,12 +36,6 @@ def read_beside(path: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
             content = read_json(path.with_name(name), "JSON object")
             config.update({key: value for key, value in content.items() if value is not None})
     return files, config
-
-
-def token_text(entry: Any) -> str | None:
-    """Return the text of a special token, which files spell as text or as an object with its `content`."""
-    text = entry.get("content") if isinstance(entry, Mapping) else entry
-    return text if isinstance(text, str) else None
 
 
 def padding_side_of(config: Mapping[str, Any], default: PaddingSide, path: Path) -> PaddingSide:
@@ -98,9 +90,8 @@ class LibraryTokenizer(ABC):
         self._template_source = read_template(path.parent, config)
         self._template: ChatTemplate | None = None
         self._chat_format = chat_format
-        special = [token for token in tokenizer.get_added_tokens_decoder().values() if token.special]
-        self._special = tuple(token.content for token in special)
-        self._anchor = next((token.content for token in special if not token.rstrip), "")
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = tuple(token.content for token in added if token.special)
         self._set_ends(add_bos, add_eos)
 
     def _role(self, name: str) -> int | None:
@@ -171,9 +162,9 @@ class LibraryTokenizer(ABC):
     def chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation, by the files' chat template, else by the family's format.
 
-        The template's text is encoded whole, with the special tokens it spells. One that a message spells stays plain
-        text: it is broken up before the template sees it, and its halves are encoded apart. Otherwise the ids are
-        those of transformers' `apply_chat_template`, which by default lets messages inject special tokens.
+        The ids are those of transformers' `apply_chat_template` with `sanitize_control_tokens`, which is not its
+        default: the special tokens that the template spells become ids, one that a message spells stays plain text. An
+        added token that is not special (Qwen3's `<think>`) becomes its id wherever it stands.
 
         Raises:
             TokenizerError: no format is known, the messages are none, the template refuses them, jinja2 is missing.
@@ -182,40 +173,21 @@ class LibraryTokenizer(ABC):
             if self._chat_format is None:
                 raise no_chat(self)
             return self._chat_format(self, messages)
-        check_messages(messages)
         if self._template is None:
-            self._template = ChatTemplate(self._template_source, self._path)
-        variables = {
-            name: text
-            for name, entry in self._config.items()
-            if name.endswith("_token") and (text := token_text(entry)) is not None
-        }
-        mark = self._free_mark(messages)
-        marked = [{key: self._broken(value, mark) for key, value in message.items()} for message in messages]
-        text = self._template.render(marked, messages[-1]["role"] == "user", variables)
-        return self._encode_marked(text, mark)
+            self._template = ChatTemplate(self._template_source, self._path, self._config, self._special)
+        (first, spelt), *rest = self._template.render(messages) or [("", False)]
+        ids = self.encode(first, parse_special=not spelt)
+        for piece, spelt in rest:
+            ids += self._within(piece, parse_special=not spelt)
+        return ids
+
+    def _within(self, piece: str, parse_special: bool) -> list[int]:
+        """Encode a piece that is not the beginning of a text: behind a line break, which keeps a space from it."""
+        before = self.encode("\n")
+        ids = self.encode("\n" + piece, parse_special=parse_special)
+        separate = ids[: len(before)] == before
+        return ids[len(before) :] if separate else self.encode(piece, parse_special=parse_special)
 
     @abstractmethod
     def save(self, folder: Path) -> list[Path]:
         """Copy the tokenizer's files into `folder`."""
-
-    def _free_mark(self, messages: Sequence[Message]) -> str:
-        used = set().union(*(value for message in messages for value in message.values()))
-        for mark in _NONCHARACTERS:
-            if mark not in used:
-                return mark
-        raise TokenizerError("the conversation is no text", "it has all 32 noncharacters from U+FDD0", "remove them")
-
-    def _broken(self, text: str, mark: str) -> str:
-        for special in self._special:
-            if len(special) > 1:
-                text = text.replace(special, special[0] + mark + special[1:])
-        return text
-
-    def _encode_marked(self, text: str, mark: str) -> list[int]:
-        first, *rest = text.split(mark)
-        ids = self.encode(first)
-        for part in rest:
-            # A special token in front keeps the part from being read as the beginning of a text.
-            ids += self.encode(self._anchor + part)[1 if self._anchor else 0 :]
-        return ids

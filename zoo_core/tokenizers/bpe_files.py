@@ -13,10 +13,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers.backend import LibraryTokenizer, read_beside, token_text
+from zoo_core.tokenizers.backend import LibraryTokenizer, read_beside
 from zoo_core.tokenizers.base import PaddingSide
 from zoo_core.tokenizers.chat import ChatWriter
 from zoo_core.tokenizers.files import copy_files, foreign, read_json, required_file, write_json
+from zoo_core.tokenizers.template import token_text
 
 __all__ = ["MERGES", "VOCABULARY", "BPEFilesTokenizer"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from zoo_core.tokenizers.backend import padding_side_of, token_text
+from zoo_core.tokenizers.backend import padding_side_of, read_beside
 from zoo_core.tokenizers.base import Message, PaddingSide, decode_runs
 from zoo_core.tokenizers.chat import ChatWriter, no_chat
-from zoo_core.tokenizers.files import copy_files, foreign, library, read_json, required_file
+from zoo_core.tokenizers.files import copy_files, foreign, library, required_file
+from zoo_core.tokenizers.template import ChatTemplate, read_template, token_text
 
 __all__ = ["SentencePieceTokenizer"]
 
@@ -25,8 +27,7 @@ class SentencePieceTokenizer:
             beside the model, and takes True without one, as Llama does.
         add_eos: likewise for eos at the end; False without a config.
         padding_side: the family's, where the config names none.
-        chat_format: how the family writes conversations. A chat template beside the model is not used: it is written
-            for tokenizers that read special tokens out of text, which sentencepiece does not.
+        chat_format: how the family writes conversations, where no chat template is beside the model.
 
     Raises:
         TokenizerError: the file is missing, is no sentencepiece model, or the package sentencepiece is missing.
@@ -46,9 +47,8 @@ class SentencePieceTokenizer:
             self._model.LoadFromSerializedProto(self._path.read_bytes())
         except (RuntimeError, OSError) as error:
             raise foreign(self._path, "sentencepiece model", str(error)) from error
-        beside = self._path.with_name("tokenizer_config.json")
-        self.files: tuple[Path, ...] = (self._path, beside) if beside.is_file() else (self._path,)
-        config = read_json(beside, "JSON object") if beside.is_file() else {}
+        beside, config = read_beside(self._path)
+        self.files: tuple[Path, ...] = (self._path, *beside)
         self.vocab_size: int = self._model.vocab_size()
         self.bos_id = self._given(self._model.bos_id())
         self.eos_id = self._given(self._model.eos_id())
@@ -59,6 +59,9 @@ class SentencePieceTokenizer:
         self.add_bos = bool(config.get("add_bos_token", True)) if add_bos is None else add_bos
         self.add_eos = bool(config.get("add_eos_token", False)) if add_eos is None else add_eos
         self.padding_side: PaddingSide = padding_side_of(config, padding_side, self._path)
+        self._config = config
+        self._template_source = read_template(self._path.parent, config)
+        self._template: ChatTemplate | None = None
         self._chat_format = chat_format
 
     @staticmethod
@@ -102,14 +105,34 @@ class SentencePieceTokenizer:
         return found if self._model.id_to_piece(found) == token else None
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of a conversation, by the family's format.
+        """Return the ids of a conversation, by the files' chat template, else by the family's format.
+
+        In a template's text the control pieces (`<s>`, `</s>`) become ids, and each text between them is encoded alone,
+        as Llama's tokenizers do. One that a message spells stays plain text.
 
         Raises:
-            TokenizerError: the family gave none, or it does not know such a conversation.
+            TokenizerError: no format is known, the messages are none, the template refuses them, jinja2 is missing.
         """
-        if self._chat_format is None:
-            raise no_chat(self)
-        return self._chat_format(self, messages)
+        if self._template_source is None:
+            if self._chat_format is None:
+                raise no_chat(self)
+            return self._chat_format(self, messages)
+        if self._template is None:
+            roles = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+            own = {name: self._model.id_to_piece(token) for name, token in roles.items() if token is not None}
+            control = [self._model.id_to_piece(token) for token in range(self.vocab_size) if self._is_control(token)]
+            self._template = ChatTemplate(self._template_source, self._path, {**own, **self._config}, control)
+            self._control = re.compile("(" + ("|".join(map(re.escape, control)) or "(?!)") + ")")
+        text = ""
+        ids: list[int] = []
+        for piece, spelt in self._template.render(messages):
+            # Between two control pieces the text is one, with what a message spelt in its midst.
+            parts = [piece] if spelt else self._control.split(piece)
+            text += parts[0]
+            for control_piece, after in zip(parts[1::2], parts[2::2], strict=True):
+                ids += [*self.encode(text), self._model.piece_to_id(control_piece)]
+                text = after
+        return ids + self.encode(text)
 
     def save(self, folder: Path) -> list[Path]:
         """Copy the model and its config into `folder`; other names than `*.model` become `tokenizer.model`."""
