@@ -140,3 +140,19 @@ def test_quantised_recipe_and_other_fleetx_habits(load):
     assert arguments.parallel.tp == 8 and arguments.finetune.do_qat is True
     assert "Compress.Quantization.enable (compression)" in arguments.warnings[0]
     assert "Profiler.enable" in arguments.warnings[0]
+
+
+def test_quantised_recipe_of_the_first_fleetx_release(load):
+    """It has a section of its own and two keys more, which change nothing here and are named."""
+    text = (
+        "Model: {name: GPT, hidden_size: 64, recompute_layers: }\n"
+        "Quantization:\n  enable: True\n  weight_quantize_type: abs_max\n"
+        "  activation_quantize_type: moving_average_abs_max\n  weight_bits: 8\n  activation_bits: 8\n"
+        "  quantizable_layer_type: [Linear, ColumnParallelLinear]\n  for_tensorrt: {}\n  is_full_quantize: False\n"
+        "  onnx_format: False\n"
+    )
+    arguments = load("a.yaml", text.replace("{}", "False"))
+    assert arguments.finetune.do_qat is True and arguments.overrides["hidden_size"] == 64
+    assert "recompute_layers" not in arguments.overrides
+    assert "for_tensorrt" not in "".join(arguments.warnings)
+    assert "Quantization.for_tensorrt" in load("b.yaml", text.replace("{}", "maybe")).warnings[0]

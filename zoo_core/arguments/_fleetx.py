@@ -131,10 +131,14 @@ UNUSED: dict[str, Unused] = {
     "Compress.Quantization.activation_quantize_type": _QUANTISER,
     "Compress.Quantization.quantizable_layer_type": _QUANTISER,
     "Compress.Quantization.onnx_format": _QUANTISER,
+    "Compress.Quantization.for_tensorrt": _QUANTISER,
+    "Compress.Quantization.is_full_quantize": _QUANTISER,
     "Quantization.weight_quantize_type": _QUANTISER,
     "Quantization.activation_quantize_type": _QUANTISER,
     "Quantization.quantizable_layer_type": _QUANTISER,
     "Quantization.onnx_format": _QUANTISER,
+    "Quantization.for_tensorrt": _QUANTISER,
+    "Quantization.is_full_quantize": _QUANTISER,
 }
 
 Values = Mapping[str, Any]

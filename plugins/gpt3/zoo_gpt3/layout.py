@@ -42,7 +42,8 @@ def rules(config: GPTConfig) -> tuple[Rule, ...]:
 
 
 def _qkv(config: GPTConfig) -> tuple[Rule, ...]:
-    hidden, heads, found = config.hidden_size, config.num_attention_heads, []
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    found: list[Rule] = []
     for kind, shape in (("weight", (hidden,)), ("bias", ())):
         names = [f"{_BLOCK}self_attn.{part}_proj.{kind}" for part in "qkv"]
         hf = f"{_HF_BLOCK}attn.c_attn.{kind}"
