@@ -78,7 +78,7 @@ def mlp_block(rank, degree, split_sequence):
     }
 
 
-def vocabulary(rank, degree, gathered):
+def vocabulary(rank, degree, gathered, normalize=False):
     """Embedding, head and loss over a vocabulary that does not divide, so that the last rank has padding."""
     rng = np.random.default_rng(2)
     table, head = rng.normal(size=(V, H)).astype("float32"), rng.normal(size=(V, H)).astype("float32")
@@ -86,7 +86,7 @@ def vocabulary(rank, degree, gathered):
     labels[0, 3] = -100
     weight = rng.normal(size=(B, S)).astype("float32")
 
-    whole_table, lm = leaf(table), LMHead(H, V)
+    whole_table, lm = leaf(table), LMHead(H, V, normalize)
     lm.weight.set_value(paddle.to_tensor(head))
     logits = lm(nn.functional.embedding(paddle.to_tensor(ids), whole_table))
     loss = cross_entropy_reference(logits, paddle.to_tensor(labels))
@@ -98,7 +98,7 @@ def vocabulary(rank, degree, gathered):
     padded[0][: stop - start], padded[1][: stop - start] = table[start:stop], head[start:stop]
     ltable, lhead = (leaf(p) for p in padded)
     x = VocabEmbedding(ltable, start)(paddle.to_tensor(ids))
-    mine = VocabHead(lhead, start, V, gather=gathered)(x)
+    mine = VocabHead(lhead, start, V, gathered, normalize)(x)
     split = {} if gathered else {"start": start, "vocab_size": V}
     local = cross_entropy(mine, paddle.to_tensor(labels), **split)
     (local * paddle.to_tensor(weight)).sum().backward()
@@ -123,7 +123,9 @@ def main():
         name = "sequence" if split_sequence else "tensor"
         found[f"{name} mlp"] = mlp_block(rank, degree, split_sequence)
         for gathered in (False, True):
-            found[f"{name} vocabulary{' gathered' if gathered else ''}"] = vocabulary(rank, degree, gathered)
+            kind = " gathered" if gathered else ""
+            found[f"{name} vocabulary{kind}"] = vocabulary(rank, degree, gathered)
+            found[f"{name} vocabulary{kind} normalised"] = vocabulary(rank, degree, gathered, normalize=True)
     everywhere = gather(np.array([max(part.values()) for part in found.values()], "float64"))
     found["worst of all ranks"] = {"any": float(np.max(everywhere))}
     if rank == 0:

@@ -36,7 +36,7 @@ def test_projections_equal_the_whole_layer(found, form):
 
 
 @pytest.mark.parametrize("form", ("tensor", "sequence"))
-@pytest.mark.parametrize("kind", ("", " gathered"))
+@pytest.mark.parametrize("kind", ("", " gathered", " normalised", " gathered normalised"))
 def test_vocabulary_equals_the_whole_layer(found, form, kind):
     """float32; rows of padding get no gradient at all."""
     values = found[f"{form} vocabulary{kind}"]
