@@ -27,8 +27,10 @@ def test_fused_projection_equals_transformers(case):
 
 
 @pytest.mark.parametrize("changes", [{}, FUSED], ids=["separate", "fused"])
-def test_scaling_by_layer_number_changes_nothing(changes):
-    golden.check_golden(ARCH, CASES[0], scale_qk_by_layer_num=True, **changes)
+def test_scaling_by_the_number_of_layers_changes_nothing(changes):
+    """With three of them, whose division rounds."""
+    case = next(case for case in CASES if case.name == "untied")
+    golden.check_golden(ARCH, case, scale_qk_by_layer_num=True, **changes)
 
 
 @pytest.mark.parametrize("changes", [{}, FUSED], ids=["separate", "fused"])

@@ -73,7 +73,7 @@ def test_heads_are_read_from_the_width_of_a_fused_shard(degree):
 
     from zoo_gpt3.modeling import GPTAttention
 
-    attention = GPTAttention(CONFIGS["fused"], 1)
+    attention = GPTAttention(CONFIGS["fused"])
     attention.qkv_proj = paddle.nn.Linear(48, 144 // degree)
     assert [part.shape for part in attention._heads(paddle.zeros([2, 3, 48]))] == [[2, 3, 8 // degree, 6]] * 3
 
@@ -99,3 +99,14 @@ def test_each_rank_adds_the_positions_of_its_part_of_the_sequence(given):
             np.testing.assert_array_equal(layer(None, batch).numpy(), whole[:, part])
     finally:
         parallel.configure()
+
+
+def test_what_is_added_to_the_residual_starts_smaller():
+    from zoo_core.engine.build import initial_values
+
+    table = ARCH.table(TINY)
+    stds = {name: initial_values(rule, TINY).std for name, rule in table.items() if name.endswith("weight")}
+    layer = "gpt.decoder.layers.1."
+    assert stds[layer + "self_attn.out_proj.weight"] == stds[layer + "linear2.weight"] == pytest.approx(0.01)
+    assert stds[layer + "linear1.weight"] == stds[layer + "self_attn.q_proj.weight"] == 0.02
+    assert initial_values(table[layer + "norm1.weight"], TINY).kind == "ones"

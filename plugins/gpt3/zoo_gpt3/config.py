@@ -28,8 +28,8 @@ class GPTConfig(ModelConfig):
         hidden_dropout_prob: dropout of the embeddings and after attention and MLP, while training.
         attention_probs_dropout_prob: dropout of the attention weights, while training.
         fuse_attention_qkv: hold q, k and v in one weight, [q | k | v] as in the published files.
-        scale_qk_by_layer_num: divide the queries by the number of the layer and multiply the scores by it, so that
-            float16 scores stay small; no change but for rounding.
+        scale_qk_by_layer_num: divide the queries by the number of layers and multiply the scores by it, as FleetX does
+            so that float16 scores stay small; no change but for rounding.
         type_vocab_size: carried along for FleetX's and PaddleNLP's files; neither model has token types.
     """
 

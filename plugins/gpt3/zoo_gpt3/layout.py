@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule, Vocab
+import math
+
+from zoo_core.layout import Column, FusedColumn, Init, Part, Replicate, Row, Rule, Vocab
 from zoo_gpt3.config import GPTConfig
 
 __all__ = ["rules"]
@@ -18,24 +20,21 @@ def rules(config: GPTConfig) -> tuple[Rule, ...]:
     Hugging Face's GPT-2 stores its projections as we do, [in, out] ("Conv1D"), and q, k and v in one: nothing is
     transposed, and where they are apart each is a run of the published tensor.
     """
-    hidden, ffn, vocab, heads = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.vocab_size,
-        config.num_attention_heads,
-    )
-    tied = config.tie_word_embeddings
+    hidden, ffn, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    heads, tied = config.num_attention_heads, config.tie_word_embeddings
+    # What is added to the residual starts smaller by the root of how often that happens (Radford et al. 2019).
+    added = Init("normal", config.initializer_range / math.sqrt(2 * config.num_hidden_layers))
     return (
         Vocab(_WORDS, (vocab, hidden), _HF_WORDS),
         # A rank looks up the positions of its part of the sequence only.
         Replicate(_POSITIONS, (config.max_position_embeddings, hidden), _HF_POSITIONS, sequence_parallel_grad=True),
         *_norm(_BLOCK + "norm1", hidden, _HF_BLOCK + "ln_1"),
         *_qkv(config),
-        *_row("self_attn.out_proj", (hidden, hidden), heads, "attn.c_proj"),
+        *_row("self_attn.out_proj", (hidden, hidden), heads, "attn.c_proj", added),
         *_norm(_BLOCK + "norm2", hidden, _HF_BLOCK + "ln_2"),
         Column(_BLOCK + "linear1.weight", (hidden, ffn), _HF_BLOCK + "mlp.c_fc.weight", transpose=False),
         Column(_BLOCK + "linear1.bias", (ffn,), _HF_BLOCK + "mlp.c_fc.bias"),
-        *_row("linear2", (ffn, hidden), ffn, "mlp.c_proj"),
+        *_row("linear2", (ffn, hidden), ffn, "mlp.c_proj", added),
         *_norm("gpt.decoder.norm", hidden, "transformer.ln_f"),
         Vocab("lm_head.weight", (vocab, hidden), "" if tied else "lm_head.weight", tied_to=_WORDS if tied else ""),
     )
@@ -58,10 +57,10 @@ def _qkv(config: GPTConfig) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-def _row(name: str, shape: tuple[int, int], units: int, hf: str) -> tuple[Rule, ...]:
+def _row(name: str, shape: tuple[int, int], units: int, hf: str, init: Init) -> tuple[Rule, ...]:
     name, hf = _BLOCK + name, _HF_BLOCK + hf
     return (
-        Row(f"{name}.weight", shape, f"{hf}.weight", transpose=False, units=units),
+        Row(f"{name}.weight", shape, f"{hf}.weight", transpose=False, init=init, units=units),
         Replicate(f"{name}.bias", shape[1:], f"{hf}.bias", sequence_parallel_grad=True),
     )
 

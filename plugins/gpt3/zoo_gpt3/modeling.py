@@ -80,14 +80,14 @@ class GPTEmbeddings(nn.Layer):
 
 
 class GPTAttention(nn.Layer):
-    """Causal self-attention; `number` counts layers from 1."""
+    """Causal self-attention."""
 
-    def __init__(self, config: GPTConfig, number: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.head_size = config.head_size
         self.fused = config.fuse_attention_qkv
-        self.shrink = number if config.scale_qk_by_layer_num else 1
+        self.shrink = config.num_hidden_layers if config.scale_qk_by_layer_num else 1
         if self.fused:
             self.qkv_proj = nn.Linear(hidden, 3 * hidden)
         else:
@@ -119,14 +119,14 @@ class GPTAttention(nn.Layer):
 
 
 class GPTBlock(nn.Layer):
-    """Decoder layer `index`: attention and MLP, each behind a norm, beside a residual, and dropped out."""
+    """One decoder layer: attention and MLP, each behind a norm, beside a residual, and dropped out."""
 
-    def __init__(self, config: GPTConfig, index: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         hidden, ffn = config.hidden_size, config.intermediate_size
         self.activation = config.activation_function
         self.norm1 = LayerNorm(hidden, config.layer_norm_epsilon)
-        self.self_attn = GPTAttention(config, index + 1)
+        self.self_attn = GPTAttention(config)
         self.dropout1 = Dropout(config.hidden_dropout_prob)
         self.norm2 = LayerNorm(hidden, config.layer_norm_epsilon)
         self.linear1 = nn.Linear(hidden, ffn)
@@ -143,7 +143,7 @@ class GPTDecoder(nn.Layer):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.layers = nn.LayerList([GPTBlock(config, i) for i in range(config.num_hidden_layers)])
+        self.layers = nn.LayerList([GPTBlock(config) for _ in range(config.num_hidden_layers)])
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_epsilon)
 
     def forward(self, x_BSH: Tensor, batch: Batch, cache: Cache | None = None) -> Tensor:

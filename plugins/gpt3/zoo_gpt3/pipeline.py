@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from zoo_core.pipeline import PipeLayer
@@ -14,15 +13,15 @@ __all__ = ["layers"]
 def layers(config: GPTConfig) -> tuple[PipeLayer, ...]:
     """Return embeddings, blocks, final norm and head; the factories import the model code when called."""
 
-    def make(name: str, *more: int) -> Any:
+    def make(name: str) -> Any:
         from zoo_gpt3 import modeling
 
-        return getattr(modeling, name)(config, *more)
+        return getattr(modeling, name)(config)
 
     return (
         PipeLayer(lambda: make("GPTEmbeddings"), "gpt.embeddings"),
         *(
-            PipeLayer(partial(make, "GPTBlock", i), f"gpt.decoder.layers.{i}", is_block=True, attention="self_attn")
+            PipeLayer(lambda: make("GPTBlock"), f"gpt.decoder.layers.{i}", is_block=True, attention="self_attn")
             for i in range(config.num_hidden_layers)
         ),
         PipeLayer(lambda: make("GPTFinalNorm"), "gpt.decoder"),

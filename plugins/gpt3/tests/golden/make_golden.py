@@ -46,7 +46,8 @@ CASES = {
         control={"n_head": 6},
     ),
     "untied": Case(
-        {"n_head": 3, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3}, control={"layer_norm_epsilon": 1e-1}
+        {"n_embd": 18, "n_head": 3, "n_layer": 3, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3},
+        control={"layer_norm_epsilon": 1e-1},
     ),
     "gelu_exact": Case({"n_head": 2, "activation_function": "gelu"}),
     "sharded": Case({}, length=16, shards=3),
