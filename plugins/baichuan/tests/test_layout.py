@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import zoo_baichuan
 from zoo_baichuan import BaichuanConfig
 from zoo_core.checkpoint.hf import hf_places
 from zoo_core.checkpoint.places import stored_shape
-from zoo_core.layout import objection, pieces, remarks
+from zoo_core.engine.build import Stage, build_layer, from_seed
+from zoo_core.layout import local_shape, objection, pieces, remarks, split
 from zoo_core.testing import contract, tables
+from zoo_ops import Batch, parallel
+from zoo_ops.linear import VocabHead
 
 ARCH = contract.architecture(zoo_baichuan)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
@@ -74,3 +78,48 @@ def test_names_and_shapes_are_the_published_ones(name):
         for place in hf_places(rule):
             found[place.key] = stored_shape(place)
     assert found == wanted
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_parts_of_a_split_head_make_the_head(normalize):
+    """A rank's rows are whole, so each normalises its own; the last of the four has padding."""
+    import paddle
+
+    config = TINY.replace(vocab_size=37, normalize_head=normalize)
+
+    def head(degree, rank):
+        stage = Stage(ARCH.table(config), from_seed(3, config, degree, rank), degree, rank)
+        return build_layer(ARCH.pipe_layers(config)[-1], stage).lm_head
+
+    x = paddle.randn([2, 3, config.hidden_size])
+    parts = [head(4, rank) for rank in range(4)]
+    assert all(type(part) is VocabHead and part.normalize is normalize for part in parts)
+    logits = paddle.concat([part(x) for part in parts], axis=-1).numpy()
+    np.testing.assert_allclose(logits[..., :37], head(1, 0)(x).numpy(), rtol=1e-6, atol=1e-6)
+    assert not logits[..., 37:].any()
+
+
+@pytest.mark.parametrize("heads", [4, 6])
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+def test_the_heads_of_two_ranks_attend_as_all_of_them(positions, heads, monkeypatch):
+    """Each rank has its queries, keys, values and slopes; what their halves of `o_proj` give adds up."""
+    import paddle
+
+    from zoo_baichuan.modeling import BaichuanAttention
+
+    config = TINY.replace(num_attention_heads=heads, position_embedding=positions)
+    rows = [ARCH.table(config)[f"baichuan.layers.0.self_attn.{name}.weight"] for name in ("W_pack", "o_proj")]
+    random = np.random.default_rng(0)
+    values = [random.standard_normal(row.shape, np.float32) * 0.3 for row in rows]
+    x = paddle.to_tensor(random.standard_normal([2, 5, config.hidden_size], np.float32))
+
+    def attend(degree, rank):
+        monkeypatch.setattr(parallel, "tensor_axis", lambda: parallel.Axis(degree, rank, None))
+        block = BaichuanAttention(config)
+        for name, row, value in zip(("W_pack", "o_proj"), rows, values, strict=True):
+            layer = paddle.nn.Linear(*local_shape(row, degree), bias_attr=False)
+            layer.weight.set_value(paddle.to_tensor(split(value, row, degree, rank)))
+            setattr(block, name, layer)
+        return block(x, Batch(paddle.zeros([2, 5], "int64"))).numpy()
+
+    np.testing.assert_allclose(attend(2, 0) + attend(2, 1), attend(1, 0), rtol=1e-5, atol=1e-5)

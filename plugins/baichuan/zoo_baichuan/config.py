@@ -206,6 +206,6 @@ CAPABILITIES = Capabilities(
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
         **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
-        "flash_attention": Support("declared", "a GPU"),
+        "flash_attention": Support("declared", "a GPU; ALiBi (13B) takes another kernel"),
     },
 )
