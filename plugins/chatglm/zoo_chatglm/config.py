@@ -97,7 +97,7 @@ class ChatGLMConfig(ModelConfig):
             "architectures": ["ChatGLMModel"],
             "model_type": "chatglm",
             "auto_map": _AUTO_MAP,
-            **{name: only for name, only in ({} if self.is_v1 else _V2_ONLY).items() if name in _V2_WRITTEN},
+            **({} if self.is_v1 else _V2_FIXED),
             **{name: value for name, value in own.items() if name not in hidden},
             **{theirs: own[ours] for theirs, ours in names.items()},
         }
@@ -129,8 +129,7 @@ _OF_V1 = {"mask_token_id", "gmask_token_id", "position_encoding_2d"}
 _OF_V2 = {"add_qkv_bias", "add_bias_linear", "head_dim", "num_key_value_heads"}
 
 _V1_ONLY: dict[str, Any] = {"quantization_bit": 0, "pre_seq_len": None}
-_V2_ONLY: dict[str, Any] = {
-    **_V1_ONLY,
+_V2_FIXED: dict[str, Any] = {
     "multi_query_attention": True,
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -139,19 +138,8 @@ _V2_ONLY: dict[str, Any] = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
     "original_rope": True,
-    "interleaved_qkv": False,
-    "rope_ratio": 1,
 }
-_V2_WRITTEN = (
-    "multi_query_attention",
-    "rmsnorm",
-    "post_layer_norm",
-    "apply_residual_connection_post_layernorm",
-    "fp32_residual_connection",
-    "hidden_dropout",
-    "attention_dropout",
-    "original_rope",
-)
+_V2_ONLY: dict[str, Any] = {**_V1_ONLY, **_V2_FIXED, "interleaved_qkv": False, "rope_ratio": 1}
 
 _V1 = ChatGLMConfig(
     version=1,

@@ -37,17 +37,9 @@ from zoo_ops import (
     rope_angles,
 )
 
-__all__ = [
-    "ChatGLM2Block",
-    "ChatGLMBlock",
-    "ChatGLMEmbedding",
-    "ChatGLMFinalNorm",
-    "ChatGLMForCausalLM",
-    "ChatGLMHead",
-    "Places",
-]
+__all__ = ["ChatGLM2Block", "ChatGLMBlock", "ChatGLMEmbedding", "ChatGLMFinalNorm", "ChatGLMForCausalLM", "ChatGLMHead"]
 
-_NEVER = 1 << 30
+_NEVER, _NO_ID = 1 << 30, -1
 
 
 @dataclass(frozen=True)
@@ -79,34 +71,31 @@ class Places:
         """Return the places of the last `length` tokens, made once for a micro batch.
 
         Raises:
-            ValueError: a cache that was cut within a prompt, or a prompt that comes in pieces: what it was in the
-                first pass saw too little of it.
+            ValueError: a cache that was cut within a prompt, or a prompt that comes in pieces: what came first would
+                have seen too little of it.
         """
         past = cache.length if cache is not None else 0
-        places = batch.once(
-            ("zoo_chatglm.places", config, past, length), lambda: cls._make(batch, config, length, past, cache)
-        )
+
+        def make() -> Places:
+            count, prefix_BK = _count(batch, past, length), None
+            if cache is not None and past:
+                context, stay = cache.notes["context"], cache.notes["stay"]
+                if length > 1 or past < cache.first_length:
+                    _check_continued(batch, config, context, count)
+            else:
+                context, stay = _prompt(batch, config, count)
+                if config.bos_token_id is not None:
+                    in_prompt = paddle.logical_and(context < _NEVER, count < context)
+                    prefix_BK = in_prompt.expand(batch.input_ids.shape)
+            in_answer = count >= context
+            position = paddle.where(paddle.logical_and(in_answer, stay >= 0), stay, count)
+            answer = paddle.where(in_answer, count - context + 1, paddle.zeros_like(count))
+            return cls(position, answer, prefix_BK, {"context": context, "stay": stay})
+
+        places = batch.once(("zoo_chatglm.places", config, past, length), make)
         if cache is not None and past == 0:
             cache.notes.update(places.notes)
         return places
-
-    @classmethod
-    def _make(cls, batch: Batch, config: ChatGLMConfig, length: int, past: int, cache: LayerCache | None) -> Places:
-        count = _count(batch, past, length)
-        if cache is not None and past:
-            notes = cache.notes
-            if length > 1 or past < cache.first_length:
-                _check_continued(batch, config, notes["context"], count)
-            prefix_BK = None
-        else:
-            notes = _prompt(batch, config, count)
-            in_prompt = paddle.logical_and(notes["context"] < _NEVER, count < notes["context"])
-            prefix_BK = None if config.bos_token_id is None else in_prompt.expand(batch.input_ids.shape)
-        context, stay = notes["context"], notes["stay"]
-        in_answer = count >= context
-        position = paddle.where(paddle.logical_and(in_answer, stay >= 0), stay, count)
-        answer = paddle.where(in_answer, count - context + 1, paddle.zeros_like(count))
-        return cls(position, answer, prefix_BK, notes)
 
 
 def _count(batch: Batch, past: int, length: int) -> Tensor:
@@ -130,11 +119,11 @@ def _first(wanted_BS: Tensor, count: Tensor, batch: Batch) -> Tensor:
     return paddle.where(same_BSS, found_BS.unsqueeze(1), paddle.full([1, 1, 1], _NEVER, dtype="int64")).min(axis=-1)
 
 
-def _prompt(batch: Batch, config: ChatGLMConfig, count: Tensor) -> dict[str, Tensor]:
-    """Return the length of the prompt (`context`) and the position that the answer stays at (-1: it runs on)."""
+def _prompt(batch: Batch, config: ChatGLMConfig, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the length of the prompt and the position that the answer stays at (-1: it runs on), [B, 1 or S]."""
 
     def first(token: int | None) -> Tensor:
-        wanted_BS = paddle.full_like(batch.input_ids, 0, dtype="bool") if token is None else batch.input_ids == token
+        wanted_BS = batch.input_ids == (_NO_ID if token is None else token)
         if batch.attention_mask is not None:
             wanted_BS = paddle.logical_and(wanted_BS, batch.attention_mask != 0)
         return _first(wanted_BS, count, batch)
@@ -142,14 +131,13 @@ def _prompt(batch: Batch, config: ChatGLMConfig, count: Tensor) -> dict[str, Ten
     context, gmask, mask = (first(t) for t in (config.bos_token_id, config.gmask_token_id, config.mask_token_id))
     other = paddle.where(mask < _NEVER, mask, paddle.clip(context - 1, min=0))
     stay = paddle.where(gmask < _NEVER, gmask if config.position_encoding_2d else paddle.full_like(gmask, -1), other)
-    return {"context": context, "stay": stay}
+    return context, stay
 
 
 def _check_continued(batch: Batch, config: ChatGLMConfig, context_B1: Tensor, count: Tensor) -> None:
     cut = paddle.logical_and(context_B1 < _NEVER, context_B1 >= count[:, :1]).any()
-    late = paddle.zeros([], dtype="bool")
-    if config.bos_token_id is not None:
-        late = paddle.logical_and(context_B1 == _NEVER, batch.input_ids == config.bos_token_id).any()
+    bos = _NO_ID if config.bos_token_id is None else config.bos_token_id
+    late = paddle.logical_and(context_B1 == _NEVER, batch.input_ids == bos).any()
     if bool(paddle.logical_or(cut, late)):
         raise ValueError("a prompt of ChatGLM v1 sees itself both ways: give all of it in one pass to an empty cache")
 

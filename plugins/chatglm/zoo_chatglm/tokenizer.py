@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import TokenizerError
 
 if TYPE_CHECKING:
-    from zoo_core.tokenizers import Tokenizer
+    from zoo_core.tokenizers import Message, PaddingSide, Tokenizer
 
-__all__ = ["load"]
+__all__ = ["ChatGLMTokenizer", "load"]
+
+_V1_SPECIAL = ("<pad>", "[MASK]", "[gMASK]", "<sop>", "<eop>")
+_V1_SPACE = {"\n": "<n>", "\t": "<|tab|>", **{" " * n: f"<|blank_{n}|>" for n in range(80, 1, -1)}}
+"""White space as v1's vocabulary spells it, the longest blanks first."""
+_V2_SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+"""The ids after those of the file, which does not hold them."""
 
 
 def load(path: Path | None) -> Tokenizer:
     """Load the tokenizer of a folder (or of one file in it).
+
+    `tokenizer.json` comes first, then `ice_text.model`, which is v1's, then `tokenizer.model`, which is ChatGLM2's.
 
     Raises:
         TokenizerError: nothing there is one of these, or it is corrupt; names the file and the folder.
@@ -28,4 +38,95 @@ def load(path: Path | None) -> Tokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of ice_text.model (v1) or tokenizer.model (ChatGLM2) with --tokenizer_name_or_path",
         )
-    return load_tokenizer(Path(path))
+    path = Path(path)
+    names = ("tokenizer.json", "ice_text.model", "tokenizer.model") if path.is_dir() else ()
+    path = next((path / name for name in names if (path / name).is_file()), path)
+    if path.suffix != ".model":
+        return load_tokenizer(path, padding_side="left")
+    return ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")
+
+
+class ChatGLMTokenizer:
+    """A sentencepiece model with ChatGLM's special tokens: v1's are pieces of it, ChatGLM2's come after them.
+
+    What `add_special_tokens` adds is `[gMASK] <sop>` after a text in v1, and `[gMASK] sop` before it in ChatGLM2.
+
+    Raises:
+        TokenizerError: the file is missing, corrupt or another family's.
+    """
+
+    padding_side: PaddingSide = "left"
+
+    def __init__(self, path: Path, is_v1: bool) -> None:
+        from zoo_core.tokenizers import SentencePieceTokenizer, required_id
+        from zoo_core.tokenizers.files import read_json
+
+        self._pieces = SentencePieceTokenizer(path, add_bos=False, add_eos=False)
+        self.files, self.is_v1, size = self._pieces.files, is_v1, self._pieces.vocab_size
+        if is_v1:
+            config = path.with_name("tokenizer_config.json")
+            if config.is_file() and read_json(config, "JSON object").get("num_image_tokens"):
+                why = f"{config.name} has num_image_tokens, by which every id of that release is shifted"
+                raise TokenizerError(f"{path} is of the first ChatGLM-6B", why, "take the files of the present release")
+            self._special = {text: required_id(self._pieces, text) for text in _V1_SPECIAL}
+            self.vocab_size, start = size, "<sop>"
+            self.bos_id, self.eos_id, self.pad_id = (self._special[text] for text in ("<sop>", "<eop>", "<pad>"))
+        else:
+            self.bos_id, self.eos_id = self._pieces.bos_id, self._pieces.eos_id
+            self.pad_id = required_id(self._pieces, "<unk>")
+            self._special = {"<unk>": self.pad_id, **{text: size + n for n, text in enumerate(_V2_SPECIAL)}}
+            self.vocab_size, start = size + len(_V2_SPECIAL), "sop"
+        self._texts = {token: text for text, token in self._special.items()}
+        self._added = [self._special["[gMASK]"], self._special[start]]
+
+    def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
+        """Return the ids of `text`; `parse_special` has no effect: what v1's file has as a symbol always is one."""
+        for space, piece in _V1_SPACE.items() if self.is_v1 else ():
+            text = text.replace(space, piece)
+        ids, added = self._pieces.encode(text), self._added if add_special_tokens else []
+        return [*ids, *added] if self.is_v1 else [*added, *ids]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of `ids`; bytes that make no character, and ids beyond the vocabulary, give U+FFFD."""
+        text = []
+        for special, run in groupby(map(int, ids), self._texts.__contains__):
+            if not special:
+                text.append(self._pieces.decode(list(run), skip_special_tokens))
+            elif not skip_special_tokens:
+                text += [self._texts[token] for token in run]
+        whole = "".join(text)
+        for space, piece in _V1_SPACE.items() if self.is_v1 else ():
+            whole = whole.replace(piece, space)
+        return whole
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return the piece of each id as the model spells it."""
+        return [self._texts.get(int(token)) or self._pieces.pieces([token])[0] for token in ids]
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of the special token, or the piece, spelt exactly `token`; None if there is none."""
+        return self._special.get(token, self._pieces.token_id(token))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Copy the files into `folder` under their names, by which `load` knows them."""
+        return self._pieces.save(folder)
+
+    def chat(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation: all before the last answer as one text, that answer and its end behind it.
+
+        v1 numbers its rounds from 0, and a first question is only itself; ChatGLM2 numbers from 1. As an earlier answer
+        is a part of the prompt, `chat(messages[:i])` is a prefix of `chat(messages)` for the last question only.
+
+        Raises:
+            TokenizerError: it is no conversation, or has a system message.
+        """
+        from zoo_core.tokenizers import rounds
+
+        system, (*history, (question, answer)) = rounds(messages)
+        if system is not None:
+            raise TokenizerError("ChatGLM has no system messages", "", "put its text in front of the first question")
+        gap, first = ("\n", 0) if self.is_v1 else ("\n\n", 1)
+        prompt = "".join(f"[Round {n}]{gap}问：{q}{gap}答：{a}{gap}" for n, (q, a) in enumerate(history, first))
+        prompt += f"[Round {first + len(history)}]{gap}问：{question}{gap}答："
+        ids = self.encode(question if self.is_v1 and not history else prompt, add_special_tokens=True)
+        return ids if answer is None else [*ids, *self.encode(answer), self.eos_id]
