@@ -17,6 +17,7 @@ from paddle import Tensor, nn
 
 from zoo_ops import parallel
 from zoo_ops.loss import cross_entropy
+from zoo_ops.norm import rms_norm
 
 __all__ = [
     "ColumnLinear",
@@ -30,11 +31,17 @@ __all__ = [
 ]
 
 
-def _unit_rows(weight_VH: Tensor) -> Tensor:
-    """Each row divided by its L2 norm, which counts as 1e-12 at least: rows of padding stay zero, and finite back."""
-    wide = weight_VH if weight_VH.dtype == paddle.float64 else weight_VH.astype("float32")
-    norm_V1 = paddle.sqrt(paddle.clip((wide * wide).sum(axis=-1, keepdim=True), min=1e-24))
-    return (wide / norm_V1).astype(weight_VH.dtype)
+def _logits(x: Tensor, weight_vH: Tensor, normalize: bool) -> Tensor:
+    """x times the weight's rows, which count as 1 long if `normalize`.
+
+    A row over its L2 norm is RMSNorm of the row over sqrt(H), and RMSNorm has good kernels everywhere. The epsilon is
+    1e-24 on the squared length: nothing to a real row, while rows of padding stay zero and have finite gradients.
+    """
+    if normalize:
+        hidden = weight_vH.shape[-1]
+        weight_vH = rms_norm(weight_vH, paddle.ones([hidden], dtype=weight_vH.dtype), 1e-24 / hidden)
+        x = x * hidden**-0.5
+    return paddle.matmul(x, weight_vH, transpose_y=True)
 
 
 class LMHead(nn.Layer):  # type: ignore[misc]
@@ -54,7 +61,7 @@ class LMHead(nn.Layer):  # type: ignore[misc]
 
     def forward(self, x_BSH: Tensor) -> Tensor:
         """Return logits [B, S, V]."""
-        return paddle.matmul(x_BSH, _unit_rows(self.weight) if self.normalize else self.weight, transpose_y=True)
+        return _logits(x_BSH, self.weight, self.normalize)
 
 
 class ColumnLinear(nn.Layer):  # type: ignore[misc]
@@ -113,17 +120,14 @@ class VocabHead(nn.Layer):  # type: ignore[misc]
         normalize: as `LMHead` has it; rows are whole on every rank, so each rank normalises its own.
     """
 
-    def __init__(
-        self, weight: Any, start: int, vocab_size: int, gather: bool = False, normalize: bool = False
-    ) -> None:
+    def __init__(self, weight: Any, start: int, vocab_size: int, gather: bool = False, normalize: bool = False) -> None:
         super().__init__()
         self.weight, self.start, self.vocab_size, self.gather = weight, start, vocab_size, gather
         self.normalize = normalize
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, S, v], or [B, S, V] when gathered."""
-        weight_vH = _unit_rows(self.weight) if self.normalize else self.weight
-        logits = paddle.matmul(parallel.enter(x), weight_vH, transpose_y=True)
+        logits = _logits(parallel.enter(x), self.weight, self.normalize)
         return parallel.gather_features(logits)[..., : self.vocab_size] if self.gather else logits
 
 
