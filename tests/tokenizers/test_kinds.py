@@ -6,13 +6,16 @@ import json
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from tests.tokenizers.conftest import PATTERN, SPECIAL
 from zoo_core.data import corpus
 from zoo_core.errors import TokenizerError
+from zoo_core.generate.stream import TextStream
 from zoo_core.tokenizers import (
+    BPEFilesTokenizer,
     HFTokenizer,
     SentencePieceTokenizer,
     TiktokenTokenizer,
@@ -21,11 +24,14 @@ from zoo_core.tokenizers import (
     train_bpe,
 )
 
+GOLDEN = Path(__file__).parent / "golden" / "bpe"
 TEXTS = ["", "In the beginning God created", "床前明月光，疑是地上霜。", "😀 mixed 中文\n\n\ttabs  and 123", "é ü ñ"]
 
 
-@pytest.fixture(params=["hf", "spm", "tiktoken"])
+@pytest.fixture(params=["hf", "spm", "tiktoken", "bpe"])
 def tokenizer(request, hf_folder, spm_file, rank_file):
+    if request.param == "bpe":
+        return BPEFilesTokenizer(GOLDEN)
     if request.param == "hf":
         return HFTokenizer(hf_folder)
     if request.param == "spm":
@@ -55,6 +61,30 @@ def test_decoding_cut_characters_and_foreign_ids_never_fails(tokenizer):
     strange = tokenizer.decode([tokenizer.vocab_size, -1, 2**40, *whole])
     assert strange == "\N{REPLACEMENT CHARACTER}" * 3 + "霜"
     assert tokenizer.pieces([tokenizer.vocab_size, -1, 2**40]) == ["?"] * 3
+
+
+@pytest.mark.parametrize("text", ["霜 moon 😀 é", "👩‍👩‍👧 x", "\u2581a", "ﬁ", "x\n\n霜霜"])
+def test_a_stream_waits_for_the_rest_of_a_character(tokenizer, text):
+    ids = tokenizer.encode(text)
+    whole = tokenizer.decode(ids)
+    for prompt in ([], tokenizer.encode("God said 霜")):
+        stream = TextStream(tokenizer, tuple(prompt))
+        given = [stream.add(token) for token in ids]
+        assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in given)
+        assert ("".join(given) + stream.end()).lstrip() == whole.lstrip()
+        stream = TextStream(tokenizer, tuple(prompt))
+        cut = "".join(stream.add(token) for token in ids[:-1]) + stream.end()
+        assert cut.lstrip() == tokenizer.decode(ids[:-1]).lstrip()
+
+
+def test_bytes_that_make_no_character(tokenizer):
+    dragons = tokenizer.encode("龘")[-3:]
+    assert tokenizer.decode(dragons) == "龘" and len(dragons) == 3
+    for broken in ([dragons[0]], dragons[:2], [dragons[1]], [dragons[2], dragons[0]]):
+        text = tokenizer.decode(broken)
+        assert set(text) == {"\N{REPLACEMENT CHARACTER}"}
+        assert tokenizer.decode([*broken, *dragons]).endswith("龘")
+    assert len(tokenizer.pieces(dragons[:2])) == 2
 
 
 def test_saved_folder_loads_as_the_same_tokenizer(tokenizer, tmp_path):

@@ -36,6 +36,41 @@ def test_foreign_files(tmp_path, spm_file):
     refused(lambda: load_tokenizer(model), "tokenizer.model", "no sentencepiece model")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n"
+FAILED_DOWNLOADS = [
+    (POINTER, ("git-lfs pointer", "git lfs pull")),
+    (b"\n<!DOCTYPE html>\n<html><head>", ("web page", "fetch")),
+    (b"", ("empty",)),
+    (b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', ("configuration", "architectures")),
+    (b"PK\x03\x04 archive", ("archive", "unpack")),
+]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "qwen.tiktoken", "tiktoken_config.json"])
+@pytest.mark.parametrize(("content", "words"), FAILED_DOWNLOADS)
+def test_what_a_failed_download_leaves_is_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    refused(lambda: load_tokenizer(tmp_path), name, *words)
+
+
+def test_a_rank_file_that_is_none(tmp_path):
+    for content, words in FAILED_DOWNLOADS:
+        (tmp_path / "x.tiktoken").write_bytes(content)
+        refused(lambda: TiktokenTokenizer(tmp_path / "x.tiktoken", PATTERN, SPECIAL), "x.tiktoken", *words)
+
+
+def test_files_beside_that_are_none(tmp_path, hf_folder, spm_file):
+    for file in hf_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_bytes(POINTER)
+    refused(lambda: load_tokenizer(tmp_path), "tokenizer_config.json", "git-lfs pointer")
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    refused(lambda: load_tokenizer(tmp_path), "tokenizer_config.json", "list")
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(spm_file.read_bytes())
+    refused(lambda: load_tokenizer(tmp_path), "tokenizer_config.json", "list")
+
+
 def test_rank_files(tmp_path, rank_file):
     lines = rank_file.read_bytes().splitlines(keepends=True)
     copy = tmp_path / "x.tiktoken"

@@ -48,7 +48,9 @@ def padding_side_of(config: Mapping[str, Any], default: PaddingSide, path: Path)
     if side == "left" or side == "right":
         return "left" if side == "left" else "right"
     raise TokenizerError(
-        f"padding_side is {side!r} in {path.with_name('tokenizer_config.json')}", "", "make it 'left' or 'right'"
+        f"{path.with_name('tokenizer_config.json')} has a wrong padding_side",
+        f"it is {side!r}",
+        "make it 'left' or 'right'",
     )
 
 

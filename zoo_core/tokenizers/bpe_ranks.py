@@ -41,6 +41,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             raise TokenizerError(f"{path} is corrupt", why, "fetch it anew")
         ranks[token] = rank
         taken.add(rank)
+    if not ranks:
+        raise foreign(path, "tiktoken rank file", "it has no ranks")
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
         raise TokenizerError(
@@ -209,5 +211,4 @@ class TiktokenTokenizer:
                 chat_format=chat_format,
             )
         except (ValueError, KeyError, TypeError) as error:
-            why = f"{type(error).__name__}: {error}"
-            raise TokenizerError(f"{path} is corrupt", why, "remove it and name the model") from error
+            raise foreign(path, "tiktoken sidecar", f"it is corrupt ({type(error).__name__}: {error})") from error

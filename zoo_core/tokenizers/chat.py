@@ -59,7 +59,7 @@ def rounds(messages: Sequence[Message]) -> tuple[str | None, list[tuple[str, str
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     turns = [message["content"] for message in messages[0 if system is None else 1 :]]
     if not turns:
-        raise TokenizerError("the conversation has no user's message", "", "add one")
+        raise TokenizerError("the conversation has no user's message", "there is nothing to answer", "add one")
     answers: list[str | None] = [*turns[1::2], *([None] if len(turns) % 2 else [])]
     return system, list(zip(turns[::2], answers, strict=True))
 
