@@ -1,0 +1,131 @@
+"""T1: logits, losses and every gradient against other implementations; `zoo_core.testing.golden` has the rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from safetensors.numpy import load_file
+
+import zoo_deepseek_v3
+from zoo_core.checkpoint import save_hf, whole_tensors
+from zoo_core.checkpoint.hf import hf_places
+from zoo_core.testing import contract, golden
+from zoo_core.testing.models import build, gradients
+from zoo_ops import Batch, cross_entropy, set_loss_weight
+
+ARCH = contract.architecture(zoo_deepseek_v3)
+HERE = Path(__file__).parent / "golden"
+CASES = golden.golden_cases(HERE)
+PREDICTIONS = sorted(file.parent for file in HERE.glob("*/prediction.safetensors"))
+
+
+@pytest.fixture
+def loss_weight():
+    yield set_loss_weight
+    set_loss_weight(0.0)
+
+
+def load(case):
+    config = ARCH.capabilities.config_class.from_hf(json.loads((case / "config.json").read_text()))
+    return config, build(ARCH, config, golden.read_weights(case, ARCH.table(config)))
+
+
+def close(ours, theirs, absolute):
+    return (np.abs(ours - theirs) <= absolute + 1e-5 * np.abs(theirs)).all()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_equals_transformers(case):
+    golden.check_golden(ARCH, case)
+
+
+def prediction_case(case):
+    """The golden tensors, and the batch with labels as the engine gives them: shifted."""
+    wanted = load_file(case / "prediction.safetensors")
+    ahead = np.concatenate([wanted["labels"][:, 1:], np.full_like(wanted["labels"][:, :1], -100)], axis=1)
+    fields = {name: wanted[name] for name in ("input_ids", "position_ids", "attention_mask") if name in wanted}
+    if "sequence_lengths" in wanted:
+        lengths = wanted["sequence_lengths"]
+        fields["segment_ids"] = np.repeat(np.arange(len(lengths)), lengths)[None]
+    fields = {name: paddle.to_tensor(value) for name, value in fields.items()}
+    return wanted, Batch(**fields, labels=paddle.to_tensor(ahead)), int((ahead != -100).sum())
+
+
+@pytest.mark.parametrize("case", PREDICTIONS, ids=lambda case: case.name)
+def test_prediction_equals_the_equations(case, loss_weight):
+    """Both losses, and the gradients of their sum, as training makes them."""
+    config, model = load(case)
+    wanted, batch, tokens = prediction_case(case)
+    loss_weight(1.0 / tokens)
+    model.train()
+    loss = cross_entropy(model(batch).logits, batch.labels).sum() / tokens
+    loss.backward()
+    assert close(float(loss), wanted["loss"], 1e-5)
+    table, compared = ARCH.table(config), set()
+    for name, gradient in gradients(model, lambda name: table[name].single).items():
+        (place,) = hf_places(table[name])
+        ours, theirs = gradient.T if place.transposed else gradient, wanted[f"grad.{place.key}"]
+        assert close(ours, theirs, 1e-6), f"{place.key} differs by {np.abs(ours - theirs).max():.1e}"
+        compared.add(f"grad.{place.key}")
+    assert compared == {name for name in wanted if name.startswith("grad.")}
+
+    model.eval()
+    with paddle.no_grad():
+        hidden = model.deepseek_v3(batch)
+        prediction = model.deepseek_v3.layers[config.num_hidden_layers].losses(hidden, batch).sum() / tokens
+    assert close(float(prediction), wanted["prediction_loss"], 1e-5)
+
+
+@pytest.mark.parametrize("how", ["eval", "no labels"])
+def test_prediction_is_for_training_only(how, loss_weight):
+    config, model = load(PREDICTIONS[0])
+    _, batch, _ = prediction_case(PREDICTIONS[0])
+    loss_weight(1.0)
+    if how == "eval":
+        model.eval()
+    else:
+        batch = Batch(batch.input_ids)
+    model(batch).logits.sum().backward()
+    prediction = model.deepseek_v3.layers[config.num_hidden_layers]
+    assert prediction.eh_proj.weight.grad is None and prediction.mlp.gate.weight.grad is None
+
+
+def test_no_loss_where_the_token_after_the_next_is_not_the_samples():
+    """Segments of 3 and 2 tokens and one whose next is its last; a padded row; a label that bears no loss."""
+    _, model = load(PREDICTIONS[0])
+    ids = paddle.arange(12).reshape([2, 6])
+    labels = paddle.to_tensor([[1, 2, -100, 4, -100, -100], [7, 8, 9, 10, 11, 12]])
+    segments = paddle.to_tensor([[0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 0, 0]])
+    mask = paddle.to_tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    found = model.deepseek_v3.layers[-1]._labels(Batch(ids, labels=labels, segment_ids=segments, attention_mask=mask))
+    assert found.tolist() == [[2, -100, -100, -100, -100, -100], [-100, -100, 10, 11, 12, -100]]
+    crossing = paddle.to_tensor([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]])
+    found = model.deepseek_v3.layers[-1]._labels(Batch(ids, labels=crossing, segment_ids=segments))
+    assert found.tolist() == [[2, -100, -100, -100, -100, -100], [8, 9, 10, 11, 12, -100]]
+
+
+@pytest.mark.parametrize("case", [*CASES, *PREDICTIONS], ids=lambda case: case.name)
+def test_hugging_face_folder_round_trips(case, tmp_path):
+    """Names and bits, the router's bias and the copies in the prediction's layer included."""
+    config, model = load(case)
+    table = ARCH.table(config)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    weights = {table[name].single: tensor.numpy() for name, tensor in tensors}
+    save_hf(tmp_path / "saved", whole_tensors(table, weights, "float32"), table=table, config=config, dtype="float32")
+    before, after = (
+        {name: tensor for file in folder.glob("model*.safetensors") for name, tensor in load_file(file).items()}
+        for folder in (case, tmp_path / "saved")
+    )
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype and np.array_equal(tensor, after[name]), name
+    written = json.loads((tmp_path / "saved" / "config.json").read_text())
+    published = json.loads((case / "config.json").read_text())
+    wrong = {key: value for key, value in written.items() if key in published and published[key] != value}
+    wrong.pop("rope_scaling", None)
+    assert not wrong
+    assert ARCH.capabilities.config_class.from_hf(written) == config

@@ -1,0 +1,117 @@
+"""T0 and T1: the parameter table against the model, splitting, and the published names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import zoo_deepseek_v3
+from zoo_core.checkpoint.hf import hf_places
+from zoo_core.checkpoint.places import published_place, stored_shape
+from zoo_core.layout import Init, local_shape, match, objection, remarks
+from zoo_core.testing import contract, tables
+from zoo_deepseek_v3 import DeepseekV3Config
+
+ARCH = contract.architecture(zoo_deepseek_v3)
+MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
+PUBLISHED = json.loads((Path(__file__).parent / "published" / "shapes.json").read_text())
+TINY = DeepseekV3Config(
+    vocab_size=101,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    kv_lora_rank=10,
+    q_lora_rank=14,
+    qk_nope_head_dim=6,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    moe_intermediate_size=12,
+    n_routed_experts=8,
+    num_experts_per_tok=3,
+    n_group=4,
+    topk_group=2,
+    first_k_dense_replace=1,
+    num_nextn_predict_layers=1,
+)
+CONFIGS = {
+    "prediction": TINY,
+    "no_prediction": TINY.replace(num_nextn_predict_layers=0),
+    "no_q_lora": TINY.replace(q_lora_rank=None),
+    "tied": TINY.replace(tie_word_embeddings=True),
+    "every_other": TINY.replace(moe_layer_freq=2, num_hidden_layers=5, n_shared_experts=2),
+    "no_shared": TINY.replace(n_shared_experts=None, first_k_dense_replace=0),
+    "dense": TINY.replace(n_routed_experts=None),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_table_is_sound(config):
+    tables.check_table(ARCH, config)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_model_has_the_parameters_and_buffers_of_the_table(config):
+    model = ARCH.build_model(config)
+    table = ARCH.table(config)
+    # A tied tensor counts once, under the first of its names.
+    tensors = {table[name].single: tensor for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    match(ARCH.rules(config), {name: t.shape for name, t in tensors.items()}, config.num_hidden_layers)
+    assert {name for name, rule in table.items() if rule.buffer} == dict(model.named_buffers()).keys()
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_joined_shards_are_the_whole(config):
+    tables.check_splits(ARCH, config)
+
+
+@pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-Base"])
+def test_names_and_shapes_are_the_published_ones(name):
+    """All 91,000 of them; copies of embedding and head, which are tied here, are rows with a name in the files."""
+    wanted = {}
+    for pattern, (first, stop), shape in PUBLISHED["tensors"]:
+        for layer in range(first, stop):
+            named = pattern.format(layer)
+            experts = range(PUBLISHED["experts"]) if "*" in named else (0,)
+            wanted |= {named.replace("*", str(expert)): shape for expert in experts}
+    table = ARCH.table(MODELS[name])
+    found = {place.key: list(stored_shape(place)) for rule in table.values() for place in hf_places(rule)}
+    for rule in table.values():
+        if rule.single != rule.name:
+            assert rule.hf not in found
+            found[rule.hf] = list(stored_shape(published_place(rule, rule.hf)))
+    assert found == wanted
+
+
+def test_every_degree_up_to_the_heads_is_legal_or_says_why():
+    table = ARCH.table(TINY)
+    for degree in (2, 3):
+        by_heads = [name for name, rule in table.items() if "self_attn" in name and rule.dim is not None]
+        assert len(by_heads) == 3 * 4
+        assert not any(objection(table[name], degree) for name in by_heads)
+    assert "6 units" in objection(table["deepseek_v3.layers.0.self_attn.kv_b_proj.weight"], 4)
+    assert "12 units" in objection(table["deepseek_v3.layers.1.mlp.experts.7.gate_proj.weight"], 5)
+
+
+def test_latents_are_whole_on_every_rank_and_the_vocabulary_is_padded():
+    table = ARCH.table(TINY)
+    for name in ("q_a_proj", "kv_a_proj_with_mqa"):
+        rule = table[f"deepseek_v3.layers.3.self_attn.{name}.weight"]
+        assert local_shape(rule, 2) == rule.shape
+    assert "padded to 102" in remarks(table["deepseek_v3.layers.3.embed_tokens.weight"], 2)
+
+
+def test_an_expert_knows_its_number_and_a_router_starts_even():
+    table = ARCH.table(TINY)
+    assert table["deepseek_v3.layers.3.mlp.experts.5.up_proj.weight"].expert == 5
+    assert table["deepseek_v3.layers.3.mlp.shared_experts.up_proj.weight"].expert is None
+    assert table["deepseek_v3.layers.3.mlp.gate.e_score_correction_bias"].init == Init("zeros")
+
+
+def test_copies_of_the_prediction_are_tied():
+    table, tied = ARCH.table(TINY), ARCH.table(CONFIGS["tied"])
+    assert table["deepseek_v3.layers.3.embed_tokens.weight"].single == "deepseek_v3.embed_tokens.weight"
+    assert table["deepseek_v3.layers.3.shared_head.head.weight"].single == "lm_head.weight"
+    assert tied["deepseek_v3.layers.3.shared_head.head.weight"].single == "deepseek_v3.embed_tokens.weight"
