@@ -102,6 +102,9 @@ def test_tokenizer_json_and_the_config_that_adds_bos(tmp_path):
     assert plain.encode("the</s>", True) == own.encode("the</s>", True)
     named = HFTokenizer(tmp_path, "left", bos="<s>", eos="</s>", pad="<pad>")
     assert (named.bos_id, named.eos_id, named.pad_id, named.padding_side) == (0, 2, 1, "left")
+    named = HFTokenizer(tmp_path, bos="<s>", add_bos=True)
+    assert named.encode("the", add_special_tokens=True) == [0, *named.encode("the")]
+    refused(lambda: HFTokenizer(tmp_path, bos="<nowhere>"), "bos_token", "<nowhere>", "family")
     config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "add_eos_token": True}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     told = load_tokenizer(tmp_path)

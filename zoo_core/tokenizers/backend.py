@@ -103,7 +103,9 @@ class LibraryTokenizer(ABC):
         token = self._tokenizer.token_to_id(text)
         if token is None:
             raise TokenizerError(
-                f"{self._path} has no {name} {text!r}", "a file beside it names one", "use the files of one model"
+                f"{self._path} has no {name} {text!r}",
+                "a file beside it names it, or it is the family's",
+                "use the files of one model",
             )
         return int(token)
 

@@ -25,6 +25,8 @@ class HFTokenizer(LibraryTokenizer):
         padding_side: the family's, where the config names none.
         chat_format: how the family writes conversations, where no chat template is beside the file.
         bos, eos, pad: the family's tokens, where no file beside names any.
+        add_bos: whether `add_special_tokens` puts bos first, where the config does not say; None leaves that to the
+            file's post-processor.
 
     Raises:
         TokenizerError: a file is missing, is no tokenizer, or a bos, eos or pad is not in the vocabulary.
@@ -39,6 +41,7 @@ class HFTokenizer(LibraryTokenizer):
         bos: str | None = None,
         eos: str | None = None,
         pad: str | None = None,
+        add_bos: bool | None = None,
     ) -> None:
         path = Path(path)
         path = required_file(path / "tokenizer.json" if path.is_dir() else path, "Hugging Face tokenizer.json")
@@ -55,7 +58,7 @@ class HFTokenizer(LibraryTokenizer):
             config,
             (path, *beside),
             padding_side,
-            config.get("add_bos_token"),
+            config.get("add_bos_token", add_bos),
             config.get("add_eos_token"),
             chat_format,
         )

@@ -29,6 +29,50 @@ def test_v1_is_a_rank_file_with_208_special_tokens(v1):
     assert tokenizer.encode("<|extra_204|>") == [151850]
 
 
+def test_v1_chats_in_chatml(v1, tmp_path):
+    tokenizer = load(v1)
+    start, end = 151644, 151645
+
+    def message(role, content):
+        return [start, *role.encode(), 10, *content.encode(), end]
+
+    ask = [10, start, *b"assistant", 10]
+    first = [*message("system", "You are a helpful assistant."), 10, *message("user", "1+1?"), *ask]
+    messages = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "<|im_end|>\n"},
+    ]
+    assert tokenizer.chat(messages[:1]) == first
+    assert tokenizer.chat(messages[:2]) == [*first, *b"2", end]
+    assert tokenizer.chat(messages) == [*first, *b"2", end, 10, *message("user", "<|im_end|>\n"), *ask]
+    own = tokenizer.chat([{"role": "system", "content": "Be brief."}, *messages])
+    assert own[: len(message("system", "Be brief."))] == message("system", "Be brief.")
+    tokenizer.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").chat(messages) == tokenizer.chat(messages)
+
+
+def test_v1_cuts_characters(v1):
+    tokenizer = load(v1)
+    ids = tokenizer.encode("霜")
+    assert tokenizer.decode(ids) == "霜" and tokenizer.decode(ids[:2]) == "\N{REPLACEMENT CHARACTER}"
+    assert tokenizer.decode([151644, *ids, 151645], skip_special_tokens=True) == "霜"
+    assert (tokenizer.pad_id, tokenizer.padding_side) == (151643, "right")
+
+
+def test_later_ones_bring_a_template(v1, tmp_path):
+    pytest.importorskip("jinja2")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(TEXT * 20)
+    train_bpe([corpus], 270, v1)
+    (v1 / "chat_template.jinja").write_text("{{ messages[0].content }}<|endoftext|>")
+    tokenizer = load(v1)
+    assert tokenizer.chat([{"role": "user", "content": "Hello"}]) == [*tokenizer.encode("Hello"), 0]
+    (v1 / "chat_template.jinja").unlink()
+    with pytest.raises(TokenizerError, match="im_start"):
+        load(v1).chat([{"role": "user", "content": "Hello"}])
+
+
 def test_v1_saves_what_loads_again(v1, tmp_path):
     load(v1).save(tmp_path / "saved")
     assert load(tmp_path / "saved").encode(TEXT) == load(v1).encode(TEXT)
