@@ -41,9 +41,9 @@ ROWS = {
 ANSWER = [*text(5, 8), EOS]
 
 
-def padded(rows: list[list[int]]) -> tuple[paddle.Tensor, np.ndarray]:
+def padded(rows: list[list[int]], pad: int = PAD) -> tuple[paddle.Tensor, np.ndarray]:
     length = max(len(row) for row in rows)
-    ids = [[PAD] * (length - len(row)) + row for row in rows]
+    ids = [[pad] * (length - len(row)) + row for row in rows]
     real = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
     return paddle.to_tensor(ids), np.array(real)
 
@@ -136,12 +136,13 @@ def test_a_prompt_in_pieces_is_refused(model):
             model(Batch(paddle.to_tensor([[7, GMASK, BOS]])), cache)
 
 
-def places(rows: list[list[int]], **changes) -> Places:
-    ids, real = padded(rows)
+def places(rows: list[list[int]], pad: int = PAD, **changes) -> Places:
+    ids, real = padded(rows, pad)
     return Places.of(Batch(ids, attention_mask=paddle.to_tensor(real)), V1.replace(**changes), ids.shape[1], None)
 
 
-def test_places_by_hand():
+@pytest.mark.parametrize("pad", [PAD, BOS, GMASK, MASK])
+def test_places_by_hand(pad):
     """Positions and answer positions of each kind of prompt, and which keys all tokens see."""
     rows = [
         [11, 12, GMASK, BOS, 13, 14],
@@ -150,7 +151,7 @@ def test_places_by_hand():
         [11, 12, 13],
         [GMASK, BOS, MASK, 12, BOS],
     ]
-    found = places(rows)
+    found = places(rows, pad)
     assert found.position.tolist() == [
         [0, 1, 2, 2, 2, 2],
         [0, 1, 2, 1, 1, 1],

@@ -134,6 +134,16 @@ def test_v1_chats(v1):
     assert answered == [*second, *tokenizer.encode("world!"), tokenizer.eos_id]
 
 
+@pytest.mark.parametrize("text", ["see <sop> [gMASK]", "<eop>see", " [MASK]\n", "[[gMASK]<pad>  <<sop>"])
+def test_a_message_cannot_spell_special_tokens(v1, text):
+    tokenizer = load(v1)
+    special = {tokenizer.token_id(name) for name in ("[MASK]", "[gMASK]", "<sop>", "<eop>", "<pad>")}
+    ids = tokenizer.chat(said(text))
+    assert not special & set(ids[:-2])
+    assert tokenizer.decode(ids[:-2]).strip() == text.strip()
+    assert special & set(tokenizer.encode(text))
+
+
 def test_chatglm2_chats(v2):
     tokenizer = load(v2)
     first = tokenizer.encode("[Round 1]\n\n问：你是谁？\n\n答：", add_special_tokens=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = ["ChatGLMTokenizer", "load"]
 _V1_SPECIAL = ("<pad>", "[MASK]", "[gMASK]", "<sop>", "<eop>")
 _V1_SPACE = {"\n": "<n>", "\t": "<|tab|>", **{" " * n: f"<|blank_{n}|>" for n in range(80, 1, -1)}}
 """White space as v1's vocabulary spells it, the longest blanks first."""
+_V1_SPELT = re.compile("|".join(rf"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in _V1_SPECIAL))
 _V2_SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 """The ids after those of the file, which does not hold them."""
 
@@ -80,21 +82,21 @@ class ChatGLMTokenizer:
         self._added = [self._special["[gMASK]"], self._special[start]]
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text`; `parse_special` has no effect: what v1's file has as a symbol always is one."""
+        """Return the ids of `text`; `parse_special` False cuts in two what v1's file would take for a special token."""
         for space, piece in _V1_SPACE.items() if self.is_v1 else ():
             text = text.replace(space, piece)
-        ids, added = self._pieces.encode(text), self._added if add_special_tokens else []
-        return [*ids, *added] if self.is_v1 else [*added, *ids]
+        first, *rest = [text] if parse_special or not self.is_v1 else _V1_SPELT.split(text)
+        # Behind a line break, whose two ids are left out again, a part does not begin with a space.
+        ids = sum((self._pieces.encode("<n>" + part)[2:] for part in rest), self._pieces.encode(first))
+        before, after = ([], self._added) if self.is_v1 else (self._added, [])
+        return [*before, *ids, *after] if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`; bytes that make no character, and ids beyond the vocabulary, give U+FFFD."""
-        text = []
-        for special, run in groupby(map(int, ids), self._texts.__contains__):
-            if not special:
-                text.append(self._pieces.decode(list(run), skip_special_tokens))
-            elif not skip_special_tokens:
-                text += [self._texts[token] for token in run]
-        whole = "".join(text)
+        skip = skip_special_tokens
+        kept = (int(token) for token in ids if not (skip and int(token) in self._texts))
+        runs = ((special, list(run)) for special, run in groupby(kept, self._texts.get))
+        whole = "".join(special * len(run) if special else self._pieces.decode(run, skip) for special, run in runs)
         for space, piece in _V1_SPACE.items() if self.is_v1 else ():
             whole = whole.replace(piece, space)
         return whole
@@ -128,5 +130,5 @@ class ChatGLMTokenizer:
         gap, first = ("\n", 0) if self.is_v1 else ("\n\n", 1)
         prompt = "".join(f"[Round {n}]{gap}问：{q}{gap}答：{a}{gap}" for n, (q, a) in enumerate(history, first))
         prompt += f"[Round {first + len(history)}]{gap}问：{question}{gap}答："
-        ids = self.encode(question if self.is_v1 and not history else prompt, add_special_tokens=True)
-        return ids if answer is None else [*ids, *self.encode(answer), self.eos_id]
+        ids = self.encode(question if self.is_v1 and not history else prompt, True, parse_special=False)
+        return ids if answer is None else [*ids, *self.encode(answer, parse_special=False), self.eos_id]

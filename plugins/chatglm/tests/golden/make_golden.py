@@ -79,7 +79,7 @@ V2: dict[str, Any] = {
     "use_cache": True,
 }
 GMASK, MASK = "gmask_token_id", "mask_token_id"
-NARROW = {"hidden_size": 24, "num_attention_heads": 2}
+WIDE_HEAD = {"hidden_size": 24, "num_attention_heads": 1}
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ class Case:
     """`config` over the base of its generation.
 
     A row of `rows` is (length, then for v1: the kind of mask, its place, the place of bos); shorter rows are padded
-    on the left to the longest, as the model's own tokenizer does.
+    on the left to the longest, as the model's own tokenizer does. `rounded`: it must matter that v1's rotary
+    frequencies are float16.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     rows: tuple[tuple[Any, ...], ...] = ()
     second: bool = False
+    rounded: bool = False
 
     @property
     def published(self) -> dict[str, Any]:
@@ -102,10 +104,12 @@ class Case:
 CASES = {
     "chatglm1_gmask": Case(rows=((20, GMASK, 9, 10), (20, GMASK, 13, 14))),
     "chatglm1_mask": Case(
-        rows=((20, MASK, 4, 10), (20, GMASK, 6, 12)), config={"tie_word_embeddings": False, **NARROW}
+        rows=((20, MASK, 4, 10), (20, GMASK, 6, 12)), config={"tie_word_embeddings": False, **WIDE_HEAD}
     ),
     # Two rounds of chat (the first is part of the prompt) beside one that is shorter.
-    "chatglm1_rounds_padded": Case(rows=((24, GMASK, 16, 17), (15, GMASK, 8, 9)), config={"num_layers": 3, **NARROW}),
+    "chatglm1_rounds_padded": Case(
+        rows=((54, GMASK, 39, 40), (30, GMASK, 21, 22)), config={"num_layers": 3, **WIDE_HEAD}, rounded=True
+    ),
     "chatglm1_odd_heads": Case(
         rows=((18, MASK, 3, 9), (13, GMASK, 5, 6)),
         config={
@@ -206,7 +210,7 @@ def make(name: str, seed: int) -> None:
     weights = golden.random_weights(shapes, seed)
     for key in weights:
         if "query_key_value.weight" in key:
-            weights[key] *= 1.5
+            weights[key] *= 1.5 if case.second else 2.5
     golden.write_model_folder(folder, config, weights)
 
     real = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], np.int64)
@@ -246,7 +250,21 @@ def make(name: str, seed: int) -> None:
     with golden.double_precision():
         exact = golden.reference(loaded(), forward, labels, list(shapes))
         alone(name, loaded().eval(), rows, exact.logits, config)
+        if case.rounded:
+            finer = golden.reference(unrounded(loaded()), forward, labels, list(shapes))
+            change = np.abs(finer.logits - exact.logits).max()
+            if change < 1e-4:
+                raise SystemExit(f"{name}: rounding the frequencies moves logits by {change:.0e} only")
     golden.write_case(folder, exact, single, tensors)
+
+
+def unrounded(model: torch.nn.Module) -> torch.nn.Module:
+    """v1 with rotary frequencies that were never float16."""
+    for layer in model.transformer.layers:
+        frequencies = layer.attention.rotary_emb.inv_freq
+        width = 2 * len(frequencies)
+        frequencies.copy_(1.0 / 10000 ** (torch.arange(0, width, 2) / width))
+    return model
 
 
 def alone(
