@@ -40,9 +40,8 @@ def load(path: Path | None) -> Tokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of ice_text.model (v1) or tokenizer.model (ChatGLM2) with --tokenizer_name_or_path",
         )
-    path = Path(path)
-    names = ("tokenizer.json", "ice_text.model", "tokenizer.model") if path.is_dir() else ()
-    path = next((path / name for name in names if (path / name).is_file()), path)
+    names = ("tokenizer.json", "ice_text.model", "tokenizer.model") if Path(path).is_dir() else ()
+    path = next((file for name in names if (file := Path(path) / name).is_file()), Path(path))
     if path.suffix != ".model":
         return load_tokenizer(path, padding_side="left")
     return ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")
