@@ -15,7 +15,7 @@ import numpy as np
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import Array, convert, storage
 from zoo_core.checkpoint.names import GROUPS, STATE, stored_as
-from zoo_core.checkpoint.places import Place, cuts, published_place, runs, stored_shape, whole_place
+from zoo_core.checkpoint.places import Cut, Place, cuts, published_place, runs, stored_shape, whole_place
 from zoo_core.checkpoint.source import Source
 from zoo_core.errors import CheckpointError, nearest
 from zoo_core.layout import Column, FusedColumn, Part, Rule, Vocab, local_shape
@@ -28,11 +28,17 @@ _log = logging.getLogger("zoo")
 _DERIVED = re.compile(r"(rotary(_pos)?_emb\.inv_freq|\.attn\.bias|\.attn\.masked_bias|\.attention\.bias)$")
 
 
+SCALE = "_scale_inv"
+"""What the name of a block-quantised weight's scales ends with (DeepSeek-V3: float8 e4m3, blocks of 128 x 128)."""
+_BLOCK = (128, 128)
+
+
 class Reader:
     """The tensors of one folder, read slice by slice. Close it, or use it as a context manager.
 
-    A fused parameter is found in separate tensors and the reverse, a tied head in its embedding, a Linear weight in
-    its transpose; Hugging Face names with or without their first component (`model.`, `transformer.`) are accepted.
+    Block-quantised float8 weights are read as the values they stand for. A fused parameter is found in separate
+    tensors and the reverse, a tied head in its embedding, a Linear weight in its transpose; Hugging Face names with or
+    without their first component (`model.`, `transformer.`) are accepted.
 
     Args:
         folder: a Hugging Face folder (one or many `.safetensors`) or a zoo `checkpoint-N` folder.
@@ -52,6 +58,7 @@ class Reader:
         self._table = table
         self._found: dict[tuple[str, str], tuple[Place, ...]] = {}
         self._fused: dict[str, tuple[Rule, int]] = {}
+        self._block_size: tuple[int, int] | None = None
         for row in (source_table or {}).values():
             start = 0
             for part in row.segments() if isinstance(row, FusedColumn) else ():
@@ -95,13 +102,14 @@ class Reader:
         return bool(self._source.group(group)) and bool(self._search(self._row(name), role))
 
     def dtype_of(self, name: str, role: str = "weight") -> str:
-        """Element type of the stored tensor of parameter `name`.
+        """Element type of the stored tensor of parameter `name`; bfloat16 for a block-quantised one.
 
         Raises:
             CheckpointError: it is missing or has another shape.
         """
         group, _ = stored_as(role, name)
-        return self._source.group(group)[self._places(name, role)[0].key].dtype
+        place = self._places(name, role)[0]
+        return "bfloat16" if self._is_scaled(place) else self._source.group(group)[place.key].dtype
 
     def check(self, names: Iterable[str] | None = None, role: str = "weight") -> tuple[str, ...]:
         """Look for every parameter before any is read, and say once which tensors of the files nothing uses.
@@ -128,6 +136,7 @@ class Reader:
         if names is not None or role != "weight":
             return ()
         used = {place.key for name in wanted for place in self._places(name, role)}
+        used.update(key + SCALE for key in [*used])
         for row in self._table.values():
             used.update(filter(None, [self._source.find("model", self._key(row.name, row.hf or row.name))]))
         left = tuple(key for key in self.keys if key not in used and not _DERIVED.search(key))
@@ -167,15 +176,16 @@ class Reader:
         """
         rule, places = self._row(name), self._places(name, role)
         tensors = self._source.group(stored_as(role, name)[0])
-        kind = dtype or tensors[places[0].key].dtype
-        if flat is not None and any(place.transposed for place in places):
+        kind = dtype or self.dtype_of(name, role)
+        if flat is not None and any(place.transposed or self._is_scaled(place) for place in places):
             return _flat_part(self.read_local(name, degree, rank, None, dtype, role), flat)
         shape = local_shape(rule, degree) if flat is None else (max(0, flat[1] - flat[0]),)
         out = np.zeros(shape, storage(kind))
         for place in places:
             tensor = tensors[place.key]
             table = runs(rule, degree, rank, place, flat)
-            if tensor.dtype == kind and not place.transposed:
+            scaled = self._is_scaled(place)
+            if tensor.dtype == kind and not place.transposed and not scaled:
                 self._source.fill(tensor, table, out)
                 continue
             raw = np.zeros(shape[::-1] if place.transposed else shape, storage(tensor.dtype))
@@ -186,8 +196,46 @@ class Reader:
                 continue
             for cut in cuts(rule, place, degree, rank):
                 at = (slice(None),) * (rule.dim or 0) + (slice(cut.local, cut.local + cut.length),) if shape else (...,)
-                convert((raw.T if place.transposed else raw)[at], tensor.dtype, out[at], kind)
+                part, held = (raw.T if place.transposed else raw)[at], tensor.dtype
+                if scaled:
+                    part, held = self._dequantised(part, held, rule, place, cut), "float32"
+                convert(part, held, out[at], kind)
         return out
+
+    def _is_scaled(self, place: Place) -> bool:
+        """Whether the tensor is quantised in blocks, with a scale for each in a tensor beside it."""
+        tensors = self._source.group("model")
+        return place.key + SCALE in tensors and tensors[place.key].dtype.startswith("float8")
+
+    def _block(self) -> tuple[int, int]:
+        if self._block_size is None:
+            rows, columns = self.config.get("quantization_config", {}).get("weight_block_size") or _BLOCK
+            self._block_size = (int(rows), int(columns))
+        return self._block_size
+
+    def _dequantised(self, part: Array, dtype: str, rule: Rule, place: Place, cut: Cut) -> Array:
+        """The values of a cut of a block-quantised matrix, in our orientation, float32."""
+        tensor = self._source.group("model")[place.key + SCALE]
+        scale = np.zeros(tensor.shape, storage(tensor.dtype))
+        everything = np.array([[0, 0, scale.size]], np.int64)
+        self._source.fill(tensor, everything, scale)
+        block = self._block()
+        stored, wanted = stored_shape(place), tuple(-(-n // b) for n, b in zip(stored_shape(place), block, strict=True))
+        if tensor.shape != wanted:
+            raise CheckpointError(
+                f"tensor {place.key}{SCALE} in {self.folder / tensor.file} has shape {list(tensor.shape)}",
+                f"{list(stored)} in blocks of {list(block)} has {list(wanted)} scales",
+                "use the config.json that belongs to these weights",
+            )
+        if place.transposed:
+            scale, block = scale.T, block[::-1]
+        index = [np.arange(length) // size for length, size in zip(part.shape, block, strict=True)]
+        index[rule.dim or 0] = (np.arange(cut.length) + cut.stored) // block[rule.dim or 0]
+        values = np.empty(part.shape, np.float32)
+        convert(part, dtype, values, "float32")
+        factors = np.empty(scale.shape, np.float32)
+        convert(scale, tensor.dtype, factors, "float32")
+        return values * factors[np.ix_(*index)]
 
     def _row(self, name: str) -> Rule:
         if name not in self._table:
