@@ -235,7 +235,8 @@ class Reader:
         convert(part, dtype, values, "float32")
         factors = np.empty(scale.shape, np.float32)
         convert(scale, tensor.dtype, factors, "float32")
-        return values * factors[np.ix_(*index)]
+        values *= factors[np.ix_(*index)]
+        return values
 
     def _row(self, name: str) -> Rule:
         if name not in self._table:
