@@ -48,6 +48,19 @@ def test_special_tokens_and_padding(folder):
     assert ids[2] not in tokenizer.encode("<｜User｜>", parse_special=False)
 
 
+@pytest.mark.parametrize("said", [None, {}, {"add_bos_token": True}, {"add_bos_token": False}])
+def test_a_text_begins_with_bos(folder, said):
+    config = folder / "tokenizer_config.json"
+    if said is None:
+        config.unlink()
+    else:
+        config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
+    tokenizer = load(folder)
+    start = [] if said == {"add_bos_token": False} else [tokenizer.token_id(SPECIAL[0])]
+    assert tokenizer.encode(TEXT, add_special_tokens=True) == [*start, *tokenizer.encode(TEXT)]
+    assert (tokenizer.eos_id, tokenizer.pad_id) == (tokenizer.token_id(SPECIAL[1]),) * 2
+
+
 def test_a_conversation(folder):
     tokenizer = load(folder)
     bos, eos, user, assistant = (tokenizer.token_id(text) for text in SPECIAL)
@@ -79,8 +92,10 @@ def test_it_saves_what_loads_again(folder, tmp_path):
 
 def test_half_a_character_is_no_error(folder):
     tokenizer = load(folder)
-    ids = tokenizer.encode("床")
-    assert "\N{REPLACEMENT CHARACTER}" in tokenizer.decode(ids[:1]) or len(ids) == 1
+    ids = tokenizer.encode("ꙮ")
+    assert len(ids) == 3 and tokenizer.decode(ids) == "ꙮ"
+    assert tokenizer.decode(ids[:2]) == "\N{REPLACEMENT CHARACTER}"
+    assert tokenizer.decode([tokenizer.eos_id, *ids], skip_special_tokens=True) == "ꙮ"
 
 
 def test_a_foreign_or_missing_file_is_named(tmp_path):

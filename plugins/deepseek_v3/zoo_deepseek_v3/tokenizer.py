@@ -20,7 +20,8 @@ _USER, _ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 def load(path: Path | None) -> AnyTokenizer:
     """Load the tokenizer of a folder (or its file): `tokenizer.json`, with bos, eos and pad from the file beside it.
 
-    Shorter rows are filled up on the left, with the end token. A chat template beside the file comes before the format
+    `add_special_tokens` puts bos first, if that file does not say otherwise. Shorter rows are filled up on the left,
+    with the end token. A chat template beside the file comes before the format
     that is known here.
 
     Raises:
@@ -35,7 +36,7 @@ def load(path: Path | None) -> AnyTokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of tokenizer.json with --tokenizer_name_or_path",
         )
-    return load_tokenizer(Path(path), "left", _chat)
+    return load_tokenizer(Path(path), "left", _chat, bos=_BOS, eos=_EOS, pad=_EOS, add_bos=True)
 
 
 def _chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
