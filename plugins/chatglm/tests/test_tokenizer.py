@@ -190,7 +190,7 @@ def test_corrupt_and_foreign_files_are_named(name, v2, tmp_path):
     (tmp_path / name).write_bytes(b"\x00\x01 no pieces")
     with pytest.raises(TokenizerError, match=name):
         load(tmp_path)
-    with pytest.raises(TokenizerError, match="ice_text.model has no token '<pad>'"):
+    with pytest.raises(TokenizerError, match="ice_text.model has no token '<eop>'"):
         (tmp_path / "ice_text.model").write_bytes((v2 / "tokenizer.model").read_bytes())
         ChatGLMTokenizer(tmp_path / "ice_text.model", is_v1=True)
 

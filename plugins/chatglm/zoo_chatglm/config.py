@@ -56,11 +56,8 @@ class ChatGLMConfig(ModelConfig):
                 "choose hidden_size and num_attention_heads so",
             )
         if self.num_attention_heads % self.kv_heads:
-            raise ConfigError(
-                f"{self.num_attention_heads} heads do not divide over {self.kv_heads} groups",
-                "every group of queries has one key and value",
-                "choose num_attention_heads or multi_query_group_num",
-            )
+            what = f"{self.num_attention_heads} heads do not divide over {self.kv_heads} groups"
+            raise ConfigError(what, "every group of queries has one key and value", "choose one of the numbers")
 
     @property
     def is_v1(self) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatGLMTokenizer", "load"]
 
-_V1_SPECIAL = ("<pad>", "[MASK]", "[gMASK]", "<sop>", "<eop>")
+_V1_SPECIAL = ("<eop>", "<pad>", "<sop>", "[MASK]", "[gMASK]")
 _V1_SPACE = {"\n": "<n>", "\t": "<|tab|>", **{" " * n: f"<|blank_{n}|>" for n in range(80, 1, -1)}}
 """White space as v1's vocabulary spells it, the longest blanks first."""
 _V1_SPELT = re.compile("|".join(rf"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in _V1_SPECIAL))
@@ -69,16 +69,17 @@ class ChatGLMTokenizer:
             if config.is_file() and read_json(config, "JSON object").get("num_image_tokens"):
                 why = f"{config.name} has num_image_tokens, by which every id of that release is shifted"
                 raise TokenizerError(f"{path} is of the first ChatGLM-6B", why, "take the files of the present release")
-            self._special = {text: required_id(self._pieces, text) for text in _V1_SPECIAL}
-            self.vocab_size, start = size, "<sop>"
-            self.bos_id, self.eos_id, self.pad_id = (self._special[text] for text in ("<sop>", "<eop>", "<pad>"))
-        else:
-            self.bos_id, self.eos_id = self._pieces.bos_id, self._pieces.eos_id
-            self.pad_id = required_id(self._pieces, "<unk>")
-            self._special = {"<unk>": self.pad_id, **{text: size + n for n, text in enumerate(_V2_SPECIAL)}}
-            self.vocab_size, start = size + len(_V2_SPECIAL), "sop"
+        own = _V1_SPECIAL if is_v1 else ("</s>", "<unk>")
+        self._special = {text: required_id(self._pieces, text) for text in own}
+        if not is_v1:
+            self._special |= {text: size + number for number, text in enumerate(_V2_SPECIAL)}
+        self.vocab_size = max(size, *(token + 1 for token in self._special.values()))
+        self._end, start = self._special[own[0]], self._special["<sop>" if is_v1 else "sop"]
+        self.bos_id: int | None = start if is_v1 else self._pieces.bos_id
+        self.eos_id: int | None = self._end
+        self.pad_id: int | None = self._special[own[1]]
         self._texts = {token: text for text, token in self._special.items()}
-        self._added = [self._special["[gMASK]"], self._special[start]]
+        self._added = [self._special["[gMASK]"], start]
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`; `parse_special` False cuts in two what v1's file would take for a special token."""
@@ -130,4 +131,4 @@ class ChatGLMTokenizer:
         prompt = "".join(f"[Round {n}]{gap}问：{q}{gap}答：{a}{gap}" for n, (q, a) in enumerate(history, first))
         prompt += f"[Round {first + len(history)}]{gap}问：{question}{gap}答："
         ids = self.encode(question if self.is_v1 and not history else prompt, True, parse_special=False)
-        return ids if answer is None else [*ids, *self.encode(answer, parse_special=False), self.eos_id]
+        return ids if answer is None else [*ids, *self.encode(answer, parse_special=False), self._end]

@@ -1,5 +1,7 @@
 """Make the golden folders beside this file from modelscope's torch code of ChatGLM-6B and ChatGLM2-6B.
 
+The logits of every case are computed a second time, from the published description in float64 numpy (`described`).
+
 Python 3.11, torch==2.13.0 (CPU), modelscope==1.9.5, transformers==4.33.3, safetensors==0.8.0, numpy==1.26.4
 (the README says how to install them). Run it as `python make_golden.py` or `python make_golden.py NAME ...`;
 it writes the same bytes every time.
@@ -7,6 +9,7 @@ it writes the same bytes every time.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -250,12 +253,115 @@ def make(name: str, seed: int) -> None:
     with golden.double_precision():
         exact = golden.reference(loaded(), forward, labels, list(shapes))
         alone(name, loaded().eval(), rows, exact.logits, config)
+        for number, row in enumerate(rows):
+            other = described(config, weights, row)
+            difference = np.abs(other - exact.logits[number, -len(row) :]).max()
+            if difference > 1e-11:
+                raise SystemExit(f"{name}: modelscope and the description differ by {difference:.1e}")
         if case.rounded:
             finer = golden.reference(unrounded(loaded()), forward, labels, list(shapes))
             change = np.abs(finer.logits - exact.logits).max()
             if change < 1e-4:
                 raise SystemExit(f"{name}: rounding the frequencies moves logits by {change:.0e} only")
     golden.write_case(folder, exact, single, tensors)
+
+
+def turned(x: np.ndarray, positions: np.ndarray, frequencies: np.ndarray, neighbours: bool) -> np.ndarray:
+    """Rotate pairs of features of x [S, heads, width]: pairs of neighbours, or of the same place in both halves."""
+    half = x.shape[-1] // 2
+    first, second = (slice(0, None, 2), slice(1, None, 2)) if neighbours else (slice(0, half), slice(half, None))
+    angle = positions[:, None, None] * frequencies
+    out = np.empty_like(x)
+    out[..., first] = x[..., first] * np.cos(angle) - x[..., second] * np.sin(angle)
+    out[..., second] = x[..., second] * np.cos(angle) + x[..., first] * np.sin(angle)
+    return out
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, prompt: int) -> np.ndarray:
+    """[S, heads * width]; every query sees what is before it and the first `prompt` keys."""
+    length, heads, width = q.shape
+    out = np.empty(q.shape)
+    for at in range(length):
+        seen = max(prompt, at + 1)
+        for head in range(heads):
+            group = head // (heads // k.shape[1])
+            scores = np.exp(k[:seen, group] @ q[at, head] / math.sqrt(width))
+            out[at, head] = scores @ v[:seen, group] / scores.sum()
+    return out.reshape(length, heads * width)
+
+
+def described(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], row: list[int]) -> np.ndarray:
+    """Logits [S, V] of one row without padding."""
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+    return (described_v2 if "padded_vocab_size" in config else described_v1)(config, w, row)
+
+
+def described_v1(config: Mapping[str, Any], w: Mapping[str, np.ndarray], row: list[int]) -> np.ndarray:
+    heads, length = config["num_attention_heads"], len(row)
+    width = config["hidden_size"] // heads
+    prompt, is_gmask = row.index(config["bos_token_id"]), config[GMASK] in row
+    blank, place = row.index(config[GMASK] if is_gmask else config[MASK]), np.arange(length)
+    stays = config["position_encoding_2d"] or not is_gmask
+    positions = [np.where(place < prompt, place, blank) if stays else place]
+    if config["position_encoding_2d"]:
+        positions.append(np.maximum(place - prompt + 1, 0))
+    share = width // len(positions)
+    frequencies = (1.0 / 10000.0 ** (np.arange(0, share, 2) / share)).astype(np.float16).astype(np.float64)
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ w[name + ".weight"].T + w[name + ".bias"]
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        x = x - x.mean(-1, keepdims=True)
+        return (
+            x / np.sqrt((x**2).mean(-1, keepdims=True) + config["layernorm_epsilon"]) * w[name + ".weight"]
+            + w[name + ".bias"]
+        )
+
+    def rotated(x: np.ndarray) -> np.ndarray:
+        parts = np.split(x, len(positions), axis=-1)
+        return np.concatenate([turned(p, at, frequencies, False) for p, at in zip(parts, positions, strict=True)], -1)
+
+    alpha, hidden = math.sqrt(2 * config["num_layers"]), w["transformer.word_embeddings.weight"][row]
+    for number in range(config["num_layers"]):
+        block = f"transformer.layers.{number}."
+        x = norm(hidden, block + "input_layernorm")
+        fused = linear(x, block + "attention.query_key_value").reshape(length, heads, 3, width)
+        mixed = attended(rotated(fused[:, :, 0]), rotated(fused[:, :, 1]), fused[:, :, 2], prompt)
+        x = norm(alpha * x + linear(mixed, block + "attention.dense"), block + "post_attention_layernorm")
+        inner = linear(x, block + "mlp.dense_h_to_4h")
+        inner = 0.5 * inner * (1 + np.tanh(0.7978845608028654 * (inner + 0.044715 * inner**3)))
+        hidden = alpha * x + linear(inner, block + "mlp.dense_4h_to_h")
+    head = w.get("lm_head.weight", w["transformer.word_embeddings.weight"])
+    return norm(hidden, "transformer.final_layernorm") @ head.T
+
+
+def described_v2(config: Mapping[str, Any], w: Mapping[str, np.ndarray], row: list[int]) -> np.ndarray:
+    heads, groups, width = config["num_attention_heads"], config["multi_query_group_num"], config["kv_channels"]
+    length, share = len(row), width // 2
+    frequencies = 1.0 / 10000.0 ** (np.arange(0, share, 2) / share)
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ w[name + ".weight"].T + w.get(name + ".bias", 0.0)
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config["layernorm_epsilon"]) * w[name + ".weight"]
+
+    def rotated(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([turned(x[..., :share], np.arange(length), frequencies, True), x[..., share:]], -1)
+
+    hidden = w["transformer.embedding.word_embeddings.weight"][row]
+    for number in range(config["num_layers"]):
+        block = f"transformer.encoder.layers.{number}."
+        fused = linear(norm(hidden, block + "input_layernorm"), block + "self_attention.query_key_value")
+        q, k, v = np.split(fused.reshape(length, -1, width), [heads, heads + groups], axis=1)
+        mixed = attended(rotated(q), rotated(k), v, 0)
+        hidden = hidden + linear(mixed, block + "self_attention.dense")
+        gate, up = np.split(
+            linear(norm(hidden, block + "post_attention_layernorm"), block + "mlp.dense_h_to_4h"), 2, -1
+        )
+        hidden = hidden + linear(gate / (1 + np.exp(-gate)) * up, block + "mlp.dense_4h_to_h")
+    return norm(hidden, "transformer.encoder.final_layernorm") @ w["transformer.output_layer.weight"].T
 
 
 def unrounded(model: torch.nn.Module) -> torch.nn.Module:
