@@ -104,7 +104,7 @@ class LibraryTokenizer(ABC):
         if token is None:
             raise TokenizerError(
                 f"{self._path} has no {name} {text!r}",
-                "a file beside it names it, or it is the family's",
+                "a file beside it names one",
                 "use the files of one model",
             )
         return int(token)

@@ -24,7 +24,7 @@ class HFTokenizer(LibraryTokenizer):
         path: the file, or the folder that has it.
         padding_side: the family's, where the config names none.
         chat_format: how the family writes conversations, where no chat template is beside the file.
-        bos, eos, pad: the family's tokens, where no file beside names any.
+        bos, eos, pad: the family's tokens, where no file beside names any and the vocabulary has them.
         add_bos: whether `add_special_tokens` puts bos first, where the config does not say; None leaves that to the
             file's post-processor.
 
@@ -51,7 +51,8 @@ class HFTokenizer(LibraryTokenizer):
             raise foreign(path, "Hugging Face tokenizer", str(error)) from error
         beside, config = read_beside(path)
         given = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
-        config = {**{key: value for key, value in given.items() if value is not None}, **config}
+        known = {key: text for key, text in given.items() if text and tokenizer.token_to_id(text) is not None}
+        config = {**known, **config}
         super().__init__(
             tokenizer,
             path,

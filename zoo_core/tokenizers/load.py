@@ -28,7 +28,14 @@ def is_tiktoken(path: Path) -> bool:
 
 
 def load_tokenizer(
-    path: Path, padding_side: PaddingSide | None = None, chat_format: ChatWriter | None = None
+    path: Path,
+    padding_side: PaddingSide | None = None,
+    chat_format: ChatWriter | None = None,
+    *,
+    bos: str | None = None,
+    eos: str | None = None,
+    pad: str | None = None,
+    add_bos: bool | None = None,
 ) -> AnyTokenizer:
     """Load the tokenizer of a folder or a file.
 
@@ -38,6 +45,7 @@ def load_tokenizer(
     Args:
         padding_side: the family's, where the files name none; None is "right", as transformers has it.
         chat_format: how the family writes conversations, where the files bring no template.
+        bos, eos, pad, add_bos: the family's, for a `tokenizer.json` that no file beside tells of them.
 
     Raises:
         TokenizerError: nothing there is a tokenizer, the file is corrupt, or it is a bare rank file, whose pattern and
@@ -57,7 +65,7 @@ def load_tokenizer(
     if file.name in (VOCABULARY, MERGES):
         return BPEFilesTokenizer(file.with_name(VOCABULARY), padding_side=side, chat_format=chat_format)
     if file.suffix == ".json":
-        return HFTokenizer(file, side, chat_format)
+        return HFTokenizer(file, side, chat_format, bos=bos, eos=eos, pad=pad, add_bos=add_bos)
     if file.suffix == ".tiktoken" or is_tiktoken(file):
         beside = file.with_name(SIDECAR)
         if beside.is_file():
