@@ -47,6 +47,14 @@ def test_special_tokens_are_the_published_ones(bloom):
     assert tokenizer.decode([1, *tokenizer.encode("a"), 2, 3], skip_special_tokens=True) == "a"
 
 
+def test_a_bare_tokenizer_json_has_them_too(bloom):
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        (bloom / name).unlink()
+    tokenizer = load(bloom)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 3)
+    assert tokenizer.encode("a", add_special_tokens=True) == tokenizer.encode("a")
+
+
 def test_nothing_is_added_and_text_comes_back(bloom):
     tokenizer = load(bloom)
     ids = tokenizer.encode(TEXT)

@@ -31,4 +31,4 @@ def load(path: Path | None) -> Tokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of tokenizer.json with --tokenizer_name_or_path",
         )
-    return load_tokenizer(Path(path), padding_side="left")
+    return load_tokenizer(Path(path), "left", bos="<s>", eos="</s>", pad="<pad>")
