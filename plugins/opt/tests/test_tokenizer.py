@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers import pad_batch, train_bpe
+from zoo_core.tokenizers import HFTokenizer, pad_batch, train_bpe
 from zoo_opt.tokenizer import load
 
 FOLDER = Path(__file__).parent / "tokenizer"
@@ -91,6 +91,16 @@ def test_tokenizer_json_comes_first(files):
     (files / "corpus.txt").write_text("the other words " * 20)
     train_bpe([files / "corpus.txt"], 260, files)
     assert load(files).vocab_size == 260
+
+
+def test_a_bare_tokenizer_json_begins_a_text_too(files, tmp_path):
+    load(files)._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (files / "tokenizer_config.json").unlink()
+    tokenizer = load(files)
+    assert isinstance(tokenizer, HFTokenizer)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (2, 2, 1)
+    for case in EXPECTED["cases"]:
+        assert tokenizer.encode(case["text"], add_special_tokens=True) == case["ids"]
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])

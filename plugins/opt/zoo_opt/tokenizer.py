@@ -40,5 +40,5 @@ def load(path: Path | None) -> Tokenizer:
     else:
         own = path.name in _FILES
     if not own:
-        return load_tokenizer(path)
+        return load_tokenizer(path, bos="</s>", eos="</s>", pad="<pad>", add_bos=True)
     return BPEFilesTokenizer(folder, bos="</s>", eos="</s>", unk="</s>", pad="<pad>", add_bos=True)
