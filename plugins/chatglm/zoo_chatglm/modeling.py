@@ -44,7 +44,7 @@ _NEVER, _NO_ID = 1 << 30, -1
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of a v1 batch stand.
+    """Where the tokens of a v1 batch stand, from their ids alone: `position_ids` are not read.
 
     Only tokens that are no padding count, and packed samples count from 0 each. A sample's prompt ends at its first
     `bos_token_id`, which is the first token of the answer; a sample without one (plain text) is causal from its
