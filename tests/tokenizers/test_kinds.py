@@ -15,6 +15,7 @@ from zoo_core.data import corpus
 from zoo_core.errors import TokenizerError
 from zoo_core.generate.stream import TextStream
 from zoo_core.tokenizers import (
+    BatchTokenizer,
     BPEFilesTokenizer,
     HFTokenizer,
     SentencePieceTokenizer,
@@ -86,6 +87,22 @@ def test_bytes_that_make_no_character(tokenizer):
         assert set(text) == {"\N{REPLACEMENT CHARACTER}"}
         assert tokenizer.decode([*broken, *ids]).endswith(letter)
     assert len(tokenizer.pieces(ids[:2])) == 2
+
+
+def test_half_a_surrogate_pair_is_no_error(tokenizer):
+    for text in ("a\ud800b", "\udc00"):
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert tokenizer.encode(text) == tokenizer.encode(whole)
+        if isinstance(tokenizer, BatchTokenizer):
+            assert tokenizer.encode_batch([text]) == [tokenizer.encode(whole)]
+    assert tokenizer.encode("\ud83d\ude00") == tokenizer.encode("😀")
+
+
+def test_what_tiktoken_cannot_read_is_said(rank_file):
+    ours = TiktokenTokenizer(rank_file, r"\s*[\r\n]+|\s+(?!\S)|\s+|\S+", SPECIAL)
+    for parse_special in (True, False):
+        with pytest.raises(TokenizerError, match="1500001 characters"):
+            ours.encode("a" + " " * 1_500_000, parse_special=parse_special)
 
 
 def test_saved_folder_loads_as_the_same_tokenizer(tokenizer, tmp_path):

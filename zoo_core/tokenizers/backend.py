@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from zoo_core.errors import TokenizerError
-from zoo_core.tokenizers.base import REPLACEMENT, Message, PaddingSide, decode_runs
+from zoo_core.tokenizers.base import REPLACEMENT, Message, PaddingSide, decode_runs, sound_text
 from zoo_core.tokenizers.chat import ChatWriter, no_chat
 from zoo_core.tokenizers.files import read_json
 from zoo_core.tokenizers.template import TEMPLATE_FILE, ChatTemplate, read_template, token_text
@@ -126,7 +126,7 @@ class LibraryTokenizer(ABC):
         """Return the ids of `text`; `add_special_tokens` adds what config and post-processor say."""
         self._tokenizer.encode_special_tokens = not parse_special
         whole = add_special_tokens and self._ends is None
-        ids = list(self._tokenizer.encode(text, add_special_tokens=whole).ids)
+        ids = list(self._tokenizer.encode(sound_text(text), add_special_tokens=whole).ids)
         if add_special_tokens and self._ends is not None:
             ids = [*self._ends[0], *ids, *self._ends[1]]
         return ids
@@ -134,7 +134,8 @@ class LibraryTokenizer(ABC):
     def encode_batch(self, texts: Sequence[str], *, parse_special: bool = True) -> list[list[int]]:
         """Return the ids of each text, without added tokens; uses every core unless TOKENIZERS_PARALLELISM=false."""
         self._tokenizer.encode_special_tokens = not parse_special
-        return [found.ids for found in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        sound = [sound_text(text) for text in texts]
+        return [found.ids for found in self._tokenizer.encode_batch_fast(sound, add_special_tokens=False)]
 
     def _is_known(self, token: int) -> bool:
         return 0 <= token < self.vocab_size and self._tokenizer.id_to_token(token) is not None

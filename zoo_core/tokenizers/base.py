@@ -15,6 +15,7 @@ __all__ = [
     "PaddingSide",
     "Tokenizer",
     "decode_runs",
+    "sound_text",
 ]
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -43,7 +44,7 @@ class Tokenizer(Protocol):
     files: tuple[Path, ...]
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text`.
+        """Return the ids of `text`; half of a surrogate pair, as JSON can spell it, reads as U+FFFD.
 
         Args:
             add_special_tokens: add what the family adds by itself (bos for Llama, nothing for Qwen).
@@ -104,3 +105,12 @@ def decode_runs(ids: Iterable[int], is_known: Callable[[int], bool], decode: Cal
         stretch = list(run)
         text.append(decode(stretch) if known else REPLACEMENT * len(stretch))
     return "".join(text)
+
+
+def sound_text(text: str) -> str:
+    """Return `text` with U+FFFD for each half of a surrogate pair, which the libraries refuse in ways of their own."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

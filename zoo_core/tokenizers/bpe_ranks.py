@@ -122,13 +122,23 @@ class TiktokenTokenizer:
         return self._special[text]
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
-        """Return the ids of `text`; `parse_special` turns special tokens spelt out in it into their ids."""
+        """Return the ids of `text`; `parse_special` turns special tokens spelt out in it into their ids.
+
+        Raises:
+            TokenizerError: the text has about a million spaces or letters in a row, which is too much for tiktoken.
+        """
         if self._normalization is not None:
             text = unicodedata.normalize(self._normalization, text)
-        if parse_special:
-            ids: list[int] = self._encoding.encode(text, allowed_special="all")
-        else:
-            ids = self._encoding.encode_ordinary(text)
+        try:
+            ids: list[int] = (
+                self._encoding.encode(text, allowed_special="all")
+                if parse_special
+                else self._encoding.encode_ordinary(text)
+            )
+        except ValueError as error:
+            raise TokenizerError(
+                f"tiktoken cannot read a text of {len(text)} characters", str(error), "divide it"
+            ) from error
         return [self.bos_id, *ids] if add_special_tokens and self.add_bos and self.bos_id is not None else ids
 
     def _is_known(self, token: int) -> bool:

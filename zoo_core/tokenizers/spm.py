@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from zoo_core.tokenizers.backend import padding_side_of, read_beside
-from zoo_core.tokenizers.base import Message, PaddingSide, decode_runs
+from zoo_core.tokenizers.base import Message, PaddingSide, decode_runs, sound_text
 from zoo_core.tokenizers.chat import ChatWriter, no_chat
 from zoo_core.tokenizers.files import copy_files, foreign, library, required_file
 from zoo_core.tokenizers.template import ChatTemplate, read_template, token_text
@@ -73,7 +73,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`; special tokens spelt out in it stay text, as sentencepiece has it."""
-        ids: list[int] = self._model.encode(text, out_type=int)
+        ids: list[int] = self._model.encode(sound_text(text), out_type=int)
         if add_special_tokens and self.add_bos and self.bos_id is not None:
             ids = [self.bos_id, *ids]
         if add_special_tokens and self.add_eos and self.eos_id is not None:
