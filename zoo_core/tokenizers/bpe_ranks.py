@@ -129,12 +129,10 @@ class TiktokenTokenizer:
         """
         if self._normalization is not None:
             text = unicodedata.normalize(self._normalization, text)
+        # Not encode_ordinary, which panics where this raises.
+        allowed = set(self._special) if parse_special else set()
         try:
-            ids: list[int] = (
-                self._encoding.encode(text, allowed_special="all")
-                if parse_special
-                else self._encoding.encode_ordinary(text)
-            )
+            ids: list[int] = self._encoding.encode(text, allowed_special=allowed, disallowed_special=())
         except ValueError as error:
             raise TokenizerError(
                 f"tiktoken cannot read a text of {len(text)} characters", str(error), "divide it"
