@@ -8,7 +8,7 @@ import pytest
 
 import zoo_glm
 from zoo_core.testing import caches, contract
-from zoo_core.testing.models import build, random_weights
+from zoo_core.testing.models import build, random_weights, set_weights
 from zoo_ops import Batch, Cache
 
 ARCH = contract.architecture(zoo_glm)
@@ -106,3 +106,30 @@ def test_beams_change_places():
         rows = paddle.to_tensor(np.concatenate([ids[order, :prompt], new], axis=1))
         whole = model(Batch(rows, attention_mask=kept)).logits.numpy()
     assert np.abs(found[:, 0] - whole[:, -1]).max() < 1e-5 + 1e-5 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pipeline_decodes_like_the_model(name):
+    """Only blocks are given a cache, so the first block, which remembers the tokens, has to come with the positions."""
+    config = TINY[name].replace(**BLANKS)
+    table = ARCH.table(config)
+    weights = random_weights(table)
+    elements = ARCH.pipe_layers(config)
+    layers = [element.factory() for element in elements]
+    for element, layer in zip(elements, layers, strict=True):
+        set_weights(layer, table, weights, element.single)
+        layer.eval()
+    model = build(ARCH, config, weights)
+    model.eval()
+    ids, mask, prompt = _rows()
+    caches_ = [Cache(config.num_hidden_layers, 3, ids.shape[1]) for _ in range(2)]
+    for start, end in [(0, prompt), *((i, i + 1) for i in range(prompt, ids.shape[1]))]:
+        fields = [paddle.to_tensor(ids[:, start:end]), paddle.to_tensor(mask[:, :end])]
+        batches = [Batch(fields[0], attention_mask=fields[1]) for _ in range(2)]
+        with paddle.no_grad():
+            wanted = model(batches[0], caches_[0]).logits
+            x, block = None, 0
+            for element, layer in zip(elements, layers, strict=True):
+                x = layer(x, batches[1], caches_[1][block] if element.is_block else None)
+                block += element.is_block
+        assert np.array_equal(x.numpy(), wanted.numpy())

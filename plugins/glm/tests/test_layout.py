@@ -102,6 +102,30 @@ def test_a_rank_has_the_queries_keys_and_values_of_its_heads(config, degree):
         np.testing.assert_allclose(np.concatenate(shards, axis=2), whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("config", [TINY, LARGE], ids=["glm", "130b"])
+@pytest.mark.parametrize("degree", [2, 4])
+def test_what_the_ranks_mlps_give_adds_up(config, degree):
+    """A rank has the gates of what it lets through: the sum over the ranks is the whole MLP."""
+    import paddle
+
+    from zoo_glm.modeling import GLMMLP
+
+    prefix, rng = "glm.transformer.layers.1.mlp.", np.random.default_rng(0)
+    table = {name.removeprefix(prefix): rule for name, rule in ARCH.table(config).items() if name.startswith(prefix)}
+    weights = {name: rng.standard_normal(rule.shape, np.float32) * 0.3 for name, rule in table.items()}
+    weights["dense_4h_to_h.bias"][:] = 0
+    x = paddle.to_tensor(rng.standard_normal([2, 3, config.hidden_size], np.float32))
+
+    def run(rank: int, of: int) -> np.ndarray:
+        mlp = GLMMLP(config.replace(intermediate_size=config.intermediate_size // of))
+        mlp.eval()
+        for name, parameter in mlp.named_parameters():
+            parameter.set_value(split(weights[name], table[name], of, rank))
+        return mlp(x).numpy()
+
+    np.testing.assert_allclose(sum(run(rank, degree) for rank in range(degree)), run(0, 1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("degree", [2, 3])
 def test_positions_are_added_to_the_ranks_part_of_the_sequence(degree):
     """Under sequence parallelism a rank holds [B, S / degree, H] between blocks."""
