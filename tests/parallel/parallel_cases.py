@@ -15,10 +15,12 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 STEPS = 10
 HALFWAY = 5
+FEW_STEPS = 5
+"""Of the families after the first two: what takes time to go wrong is the engine's, and the first two show it."""
 SAMPLES = 8
 """Samples of an optimizer step, whatever the layout."""
 SEQUENCE = 16
-CLIP = 0.5
+CLIP = 0.2
 """Below every gradient norm of these runs, so that clipping bites at each step (asserted)."""
 IGNORE = -100
 
@@ -69,20 +71,32 @@ LAYOUTS = {
     "dp2xsharding2-stage1": Layout(4, _sharded(1), micro=1),
     "dp2xsharding2-stage2": Layout(4, _sharded(2), micro=1),
     "dp2xsharding2-stage3": Layout(4, _sharded(3), micro=1),
+    "ep2": Layout(2, {"expert": 2}, micro=2),
+    "ep2xsharding2-stage1": Layout(2, _sharded(1, expert=2), micro=2),
+    "ep2xtp2": Layout(4, {"expert": 2, "tensor": 2}, micro=2),
+    "ep2xtp2+sp": Layout(4, {"expert": 2, "tensor": 2, "sequence_parallel": True}, micro=2),
+    "ep2xpp2": Layout(4, {"expert": 2, "pipeline": 2}, micro=2),
+    # four replicas, each expert on two of them
+    "ep2xdp4": Layout(4, {"expert": 2}, micro=1),
+    "ep4xdp2xsharding2-stage1": Layout(4, _sharded(1, expert=4), micro=1),
     "tp2xpp2xsharding2-stage1": Layout(8, _sharded(1, tensor=2, pipeline=2), micro=2),
     "nodes2-dp2xtp2": Layout(4, {"tensor": 2, "nodes": 2}, micro=2),
     "nodes2-pp2xtp2": Layout(4, {"tensor": 2, "pipeline": 2, "nodes": 2}),
 }
 
-_SIZES: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
+_SHORT: dict[str, Any] = {
     "num_hidden_layers": 2,
     "vocab_size": 510,  # even over two ranks, padded over four
 }
+_SIZES: dict[str, Any] = {**_SHORT, "hidden_size": 64, "intermediate_size": 96}
 _TIED = {**_SIZES, "tie_word_embeddings": True}
 _DEEP = {**_TIED, "num_hidden_layers": 4}
 _DEEPER = {**_TIED, "num_hidden_layers": 8}
+
+_DROPOUT = {"embedding_dropout_prob": 0.1, "attention_dropout_prob": 0.1, "output_dropout_prob": 0.1}
+_MASK, _GMASK, _START, _SMASK = 500, 501, 502, 503
+PROMPTED = ("chatglm", "glm")
+"""Families that read a prompt both ways: their samples have one (see `samples`)."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     # two key/value heads: over four ranks each is held twice
@@ -99,6 +113,30 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen-8": ("qwen/qwen-7b", _DEEPER),
     "qwen-untied": ("qwen/qwen-7b", {**_SIZES, "no_bias": False}),
     "qwen3": ("Qwen/Qwen3-8B", {**_SIZES, "head_dim": 24}),
+    "gpt3": ("gpt3-345M", _SHORT),
+    "gpt3-fused": ("gpt3-345M", {**_SHORT, "fuse_attention_qkv": True}),
+    "bloom": ("bigscience/bloom-7b1", _SHORT),
+    "baichuan": ("baichuan-inc/Baichuan2-13B-Base", _SHORT),
+    "baichuan-7b": ("baichuan-inc/Baichuan-7B", _SHORT),
+    "chatglm": (
+        "THUDM/chatglm-6b",
+        {**_SHORT, "mask_token_id": _MASK, "gmask_token_id": _GMASK, "bos_token_id": _START},
+    ),
+    "chatglm2": ("THUDM/chatglm2-6b", _SHORT),
+    # one dense block, one with experts, and the layer that predicts a second token
+    "deepseek_v3": ("deepseek-ai/DeepSeek-V3", _SHORT),
+    "opt": ("facebook/opt-125m", _SHORT),
+    "opt-350m": ("facebook/opt-350m", {**_SHORT, "word_embed_proj_dim": 32}),
+    "glm": (
+        "THUDM/glm-10b",
+        {**_SHORT, "start_token_id": _START, "mask_token_ids": (_MASK, _SMASK, _GMASK), **_DROPOUT},
+    ),
+    "glm-130b": ("THUDM/glm-130b", {**_SHORT, "start_token_id": _START, "mask_token_ids": (_MASK, _GMASK)}),
+}
+MODELS |= {
+    f"{name}-8": (of, {**MODELS[name][1], "num_hidden_layers": 8})
+    for name, (of, _) in list(MODELS.items())
+    if not name.startswith(("llama", "qwen"))
 }
 
 _BLOCKS = {"pp4": "-4", "pp4-interleaved": "-8"}
@@ -122,9 +160,28 @@ _MORE = {
 }
 
 
+_EACH = (
+    "tp2", "tp2+sp", "pp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "pp4-interleaved", "tp2xpp2",
+    "tp2xsharding2-stage1",
+)  # fmt: skip
+"""Layouts that every other family shows."""
+
+_FAMILIES = ("gpt3", "bloom", "baichuan", "chatglm", "chatglm2", "deepseek_v3", "opt", "glm")
+
+_MORE |= {
+    "gpt3-fused": ["tp2xpp2"],
+    "baichuan-7b": ["tp2+sp", "tp2xpp2"],
+    "chatglm2": ["tp4"],
+    "deepseek_v3": [layout for layout in LAYOUTS if layout.startswith("ep")],
+    "opt-350m": ["tp2+sp", "tp2xpp2"],
+    "glm-130b": ["tp2+sp", "tp2xpp2"],
+}
+
+
 def _pairs() -> list[tuple[str, str]]:
     """(model, layout) of every case; the models of a layout stand together, so that they share its groups."""
     found = [(family + _BLOCKS.get(layout, ""), layout) for layout in _BOTH for family in ("llama", "qwen")]
+    found += [(name + ("-8" if layout == "pp4-interleaved" else ""), layout) for name in _FAMILIES for layout in _EACH]
     found += [(model, layout) for model, layouts in _MORE.items() for layout in layouts]
     return sorted(found, key=lambda case: list(LAYOUTS).index(case[1]))
 
@@ -132,6 +189,11 @@ def _pairs() -> list[tuple[str, str]]:
 CASES = _pairs()
 
 RECOMPUTE = ("full", "full_attn", "core_attn")
+
+
+def steps_of(model: str) -> int:
+    """How many optimizer steps the cases of a model take."""
+    return STEPS if model.startswith(("llama", "qwen")) else FEW_STEPS
 
 
 def task_id(model: str, layout: str) -> str:
@@ -149,10 +211,19 @@ def learning_rate(step: int) -> float:
     return 1e-3 * min(1.0, (step + 1) / 3)
 
 
-def samples(step: int, vocabulary: int, count: int = SAMPLES) -> dict[str, np.ndarray]:
-    """`input_ids` and `labels`, int64 [count, SEQUENCE], of a step; the samples bear unequal numbers of labels."""
+def samples(step: int, vocabulary: int, count: int = SAMPLES, prompt: bool = False) -> dict[str, np.ndarray]:
+    """`input_ids` and `labels`, int64 [count, SEQUENCE], of a step; the samples bear unequal numbers of labels.
+
+    With `prompt` all samples but some begin with a prompt of their own length: words, a mask, the start token.
+    """
     rng = np.random.default_rng(1000 + step)
     ids = rng.integers(0, vocabulary, (count, SEQUENCE + 1))
+    if prompt:
+        ids[:, :] = np.where(ids >= _MASK, 0, ids)
+        for row in range(0, count, 2):
+            end = 2 + (row * 3 + step) % (SEQUENCE - 6)
+            ids[row, end // 2 if row % 4 else end] = _MASK if row % 4 else _GMASK
+            ids[row, end + 1] = _START
     labels = ids[:, 1:].copy()
     for row in range(count):
         labels[row, : (row * 5 + step) % SEQUENCE] = IGNORE

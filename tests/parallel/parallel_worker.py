@@ -27,6 +27,7 @@ from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.engine.state import from_checkpoint, load_states, save
 from zoo_core.plan import Plan, Request, compose
 from zoo_core.registry import registry
+from zoo_ops import set_dropout_state
 
 SEED = 7
 
@@ -50,6 +51,7 @@ class Task:
         name, changes = cases.MODELS[task["model"]]
         found = registry().find(name)
         self.architecture = found.architecture
+        self.prompt = found.architecture.family in cases.PROMPTED and "2" not in task["model"]
         self.config = found.config.replace(**{**found.architecture.capabilities.scales["tiny"], **changes})
         self.layout = cases.LAYOUTS[task["layout"]]
         request = Request(
@@ -81,7 +83,7 @@ class Task:
         return engine
 
     def batches(self, step: int, count: int = cases.SAMPLES) -> list[dict[str, np.ndarray]]:
-        fields = cases.samples(step, self.config.vocab_size, count)
+        fields = cases.samples(step, self.config.vocab_size, count, self.prompt)
         return cases.micro_batches(fields, self.layout, self.mesh.replica)
 
     def run(self) -> dict[str, Any]:
@@ -93,25 +95,26 @@ class Task:
         name: str,
         epsilon: float,
         first: int = 0,
-        last: int = cases.STEPS,
+        last: int | None = None,
         load: str = "",
         resave: bool = False,
         save_at: Sequence[int] = (),
         evaluate_at: Sequence[int] = (),
         logits: bool = False,
     ) -> dict[str, Any]:
-        """Take steps `first` to `last`.
+        """Take steps `first` to `last`, by default the model's last.
 
         Args:
             load: the checkpoint to start from instead of the seed; `resave` saves it again before the first step.
             logits: save the logits of the last checkpoint, read back.
         """
-        folder = self.folder / name
+        folder, last = self.folder / name, last or cases.steps_of(self.task["model"])
         engine = self.engine(epsilon, Path(load) if load else None)
         if resave:
             save(engine, folder / "resaved", first, state={})
         steps, evaluations = [], []
         for step in range(first, last):
+            set_dropout_state(SEED, step)
             result = engine.train_step(self.batches(step), cases.learning_rate(step))
             steps.append((result.loss, result.grad_norm, result.tokens))
             if step + 1 in save_at:
@@ -125,8 +128,10 @@ class Task:
 
     def _logits(self, folder: Path) -> None:
         """Read the last checkpoint back, without an optimizer, and run it."""
-        saved = folder / f"checkpoint-{cases.STEPS}"
-        logits = self.engine(None, saved, gather_logits=True).logits(cases.samples(97, self.config.vocab_size, 2))
+        saved = folder / f"checkpoint-{cases.steps_of(self.task['model'])}"
+        logits = self.engine(None, saved, gather_logits=True).logits(
+            cases.samples(97, self.config.vocab_size, 2, self.prompt)
+        )
         assert (logits is not None) == self.mesh.is_last_stage
         if logits is not None and self.mesh.rank == self.mesh.plan.world - 1:
             np.save(folder / "logits.npy", logits.numpy())

@@ -22,7 +22,7 @@ def test_losses_and_norms(trained, model, layout):
     single = np.array(trained.of(task_id(model, "single"))["steps"]["steps"])
     found = np.array(trained.of(task_id(model, layout))["steps"]["steps"])
     assert (single[:, 1] > cases.CLIP).all(), "clipping does not bite, so it is not tested"
-    assert found.shape == single.shape == (cases.STEPS, 3)
+    assert found.shape == single.shape == (cases.steps_of(model), 3)
     np.testing.assert_array_equal(found[:, 2], single[:, 2])
     np.testing.assert_allclose(found, single, **TOLERANCE)
 
@@ -37,7 +37,7 @@ def test_evaluation(trained, model, layout):
 
 
 def test_saved_weights(trained, model, layout):
-    step = f"weights/checkpoint-{cases.STEPS}"
+    step = f"weights/checkpoint-{cases.steps_of(model)}"
     single = tensors(trained.path(task_id(model, "single")) / step, "model")
     found = tensors(trained.path(task_id(model, layout)) / step, "model")
     assert found.keys() == single.keys()
