@@ -93,6 +93,27 @@ def test_the_10b_prompts(kind, request):
     assert tokenizer.vocab_size == max(ids.values()) + 1
 
 
+@pytest.mark.parametrize("kind", ["english", "chinese"])
+def test_the_10b_masks_take_the_space_before(kind, request):
+    """As GLM's own code has them (`CommandToken(..., lstrip=True)`); the space behind a mask stays."""
+    folder, ids, config = request.getfixturevalue(kind)
+    tokenizer = load(folder, config)
+    for mask in ("[MASK]", "[sMASK]", "[gMASK]"):
+        hello, world = tokenizer.encode("Hello,"), tokenizer.encode(" world!")
+        assert tokenizer.encode(f"Hello, \n{mask} world!") == [*hello, ids[mask], *world]
+        assert tokenizer.encode(f" {mask}{mask}") == [ids[mask], ids[mask]]
+        assert tokenizer.decode(tokenizer.encode(f"Hello, {mask}", parse_special=False)) == f"Hello, {mask}"
+    assert tokenizer.encode("a [CLS]")[-1] == ids["[CLS]"]
+
+
+def test_glm_130b_spells_line_breaks(ice):
+    folder, config = ice
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "ice_text.model"))
+    ids = load(folder, config).encode("a\nb")
+    assert ids == [20000 + token for token in pieces.encode("a<n>b")]
+    assert load(folder, config).decode(ids) == "a\nb"
+
+
 def test_glm_130b_counts_images_first(ice):
     folder, config = ice
     tokenizer = load(folder, config)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["GLMPieceTokenizer", "load"]
 
 _MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
+_BEFORE_MASK = r"\s+(?=\[[sg]?MASK\])"  # GLM-10B's masks take it with them, GLM-130B's do not
 _END, _START, _CLS = "<|endoftext|>", "<|startofpiece|>", "[CLS]"
 _ICE_IMAGES = 20_000
 _ICE_NAMES = ("[MASK]", "[gMASK]", "[sMASK]", "[eod]", "[sop]", "[eop]", "[ENC]", "[dBLOCK]")
@@ -74,7 +75,7 @@ def _bpe(path: Path) -> Tokenizer:
         """GLM-10B's: GPT-2's, with added tokens; `add_special_tokens` makes a text a prompt (`_prompt`)."""
 
         def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
-            ids = super().encode(text, parse_special=parse_special)
+            ids = super().encode(re.sub(_BEFORE_MASK, "", text) if parse_special else text, parse_special=parse_special)
             return _prompt(ids, self) if add_special_tokens else ids
 
     return GLMBPETokenizer(path, pad=_END)
@@ -110,14 +111,13 @@ class GLMPieceTokenizer:
             why = f"its pieces have the ids {words.start} to {words.stop - 1}, and the special tokens {wrong}"
             raise TokenizerError(f"the special tokens do not fit {path}", why, "take the files of one model")
         self.vocab_size = max(words.stop - 1, *self._names) + 1
-        own_end = None if self._pieces.eos_id is None else self._pieces.eos_id + offset
         self.bos_id: int | None = None
-        self.eos_id: int | None = self._special.get(_END, own_end)
+        self.eos_id: int | None = self.token_id(_END) or self.token_id("</s>")
         self.pad_id: int | None = self._special.get("[pad]", self._special.get(_END))
         self.padding_side: PaddingSide = "right"
-        beside = [file for file in [path.with_name("added_tokens.json")] if file.is_file()]
-        self.files: tuple[Path, ...] = (*self._pieces.files, *beside)
-        self._split = re.compile("(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
+        self.files: tuple[Path, ...] = self._pieces.files
+        blanks = "" if "[sop]" in special else f"(?:{_BEFORE_MASK})?"
+        self._split = re.compile(blanks + "(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")")
 
     def encode(self, text: str, add_special_tokens: bool = False, *, parse_special: bool = True) -> list[int]:
         """Return the ids of `text`; `add_special_tokens` makes it a prompt.
@@ -125,7 +125,7 @@ class GLMPieceTokenizer:
         GLM-10B-Chinese's is that of `_prompt`. GLM-130B's gets a [gMASK] where it has no blank, an end of text where it
         does not end with one, and sop.
         """
-        ids: list[int] = []
+        text, ids = text.replace("\n", "<n>") if "[sop]" in self._special else text, list[int]()
         for part in self._split.split(text) if parse_special else [text]:
             special = self._special.get(part) if parse_special else None
             ids += [token + self._offset for token in self._pieces.encode(part)] if special is None else [special]
@@ -141,8 +141,8 @@ class GLMPieceTokenizer:
         text = ""
         for special, run in groupby(map(int, ids), self._names.__contains__):
             if not special:
-                own = [token - self._offset for token in run]
-                text += self._pieces.decode(own, skip_special_tokens).replace("<n>", "\n")
+                own = self._pieces.decode([token - self._offset for token in run], skip_special_tokens)
+                text += own.replace("<n>", "\n")
             elif not skip_special_tokens:
                 text += "".join(self._names[token] for token in run)
         return text
@@ -158,6 +158,4 @@ class GLMPieceTokenizer:
 
     def save(self, folder: Path) -> list[Path]:
         """Copy the model and the files beside it into `folder`."""
-        from zoo_core.tokenizers.files import copy_files
-
-        return copy_files({file.name: file for file in self.files}, Path(folder))
+        return self._pieces.save(folder)
