@@ -68,6 +68,16 @@ class ModelConfig:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
 
+    @property
+    def learned_positions(self) -> bool:
+        """Whether positions are rows of a table of `max_position_embeddings`, so that a longer sample has none."""
+        return False
+
+    @property
+    def experts_per_token(self) -> int:
+        """Routed experts that each token passes; 0 in a dense model."""
+        return int(getattr(self, "num_experts_per_tok", 0) or 0)
+
     def replace(self: Self, **changes: Any) -> Self:
         """Return a copy with `changes` made.
 

@@ -15,7 +15,8 @@ class PipeLayer:
 
     The layer that `factory()` returns is called as `layer(x, batch, cache)` and returns the next `x`: a hidden state
     [batch, sequence, hidden] between layers, `None` into the first, logits out of the last. `batch` is a
-    `zoo_ops.Batch`, which every stage has of its own; `cache` is that layer's `zoo_ops.LayerCache` or `None`.
+    `zoo_ops.Batch`, which every stage has of its own; `cache` is a block's `zoo_ops.LayerCache`, and `None` in a pass
+    without a cache and for every layer that is no block.
 
     Args:
         factory: builds the layer on one card; called with no arguments, it imports paddle inside.

@@ -23,7 +23,9 @@ class Batch:
 
     Args:
         input_ids: int64 [B, S].
-        position_ids: int64 [B, S]; `None` means 0 .. S-1.
+        position_ids: int64 [B, S]; `None` means that the model counts: from 0, or on from its cache, and real tokens
+            only where its family does so under padding. In a pass with a cache they are given, because the first
+            layer of a pipeline has no cache to count on from.
         segment_ids: int64 [B, S]: packed samples; a token attends only to its own segment. `None` means one.
         attention_mask: int64 [B, K], 1 for a real token and 0 for padding; `None` means no padding.
         labels: int64 [B, S], already shifted; -100 is ignored. The model does not read them.
@@ -49,8 +51,6 @@ class Output:
 
     Args:
         logits: [B, S, V].
-        aux: auxiliary loss, a scalar, to be added to the training loss; `None` for a dense model.
     """
 
     logits: Tensor
-    aux: Tensor | None = None

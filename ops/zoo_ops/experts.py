@@ -204,14 +204,14 @@ def _spread(rows_RH: Tensor, counts_E: Tensor, experts: nn.LayerList) -> Tensor:
 def _run(rows_RH: Tensor, counts: list[int], experts: list[Any]) -> Tensor:
     """Consecutive rows through consecutive experts, `counts` of them each.
 
-    An expert without rows gets one of zeros whose output is cut off, so that its weights have a gradient (zero) on
-    every rank and collectives over gradients match.
+    In training an expert without rows gets one of zeros whose output is cut off, so that its weights have a gradient
+    (zero) on every rank and collectives over gradients match.
     """
     parts, start = [], 0
     for count, expert in zip(counts, experts, strict=True):
         if count:
             parts.append(_inside(expert, rows_RH[start : start + count]))
-        else:
+        elif paddle.is_grad_enabled():
             parts.append(_inside(expert, paddle.zeros([1, rows_RH.shape[-1]], dtype=rows_RH.dtype))[:0])
         start += count
-    return paddle.concat(parts)
+    return paddle.concat(parts) if parts else rows_RH

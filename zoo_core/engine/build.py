@@ -22,7 +22,7 @@ from zoo_ops import Dropout
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
 
-__all__ = ["Held", "Source", "Stage", "build_layer", "from_seed", "initial_values"]
+__all__ = ["Held", "Source", "Stage", "build_layer", "element_type", "from_seed", "initial_values"]
 
 Source = Callable[[Rule], "np.ndarray[Any, Any]"]
 """Gives this rank's part of a parameter, in the element type it is to have (bfloat16 as uint16 bits)."""
@@ -68,6 +68,11 @@ class Stage:
             return True
         share = len(rule.experts) // degree
         return rank * share <= rule.expert - rule.experts.start < (rank + 1) * share
+
+
+def element_type(rule: Rule, dtype: str) -> str:
+    """The element type of a parameter in a model of `dtype`: buffers that are moved by small steps stay float32."""
+    return "float32" if rule.buffer else dtype
 
 
 def initial_values(rule: Rule, config: ModelConfig) -> Init:
@@ -170,8 +175,9 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
     tensor = paddle.to_tensor(values)
     if values.dtype == np.uint16:
         tensor = tensor.view("bfloat16")
-    if str(tensor.dtype).rsplit(".", 1)[-1] != stage.dtype:
-        tensor = tensor.astype(stage.dtype)
+    dtype = element_type(owner, stage.dtype)
+    if str(tensor.dtype).rsplit(".", 1)[-1] != dtype:
+        tensor = tensor.astype(dtype)
     if owner.buffer:
         tensor.stop_gradient = True
     else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint
 from zoo_core.checkpoint.writer import Extras
-from zoo_core.engine.build import Source
+from zoo_core.engine.build import Source, element_type
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
 from zoo_core.layout import Rule
@@ -28,7 +28,7 @@ def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32") -> Sourc
     degree, rank = mesh.plan.tensor, mesh.place.tensor
 
     def part(rule: Rule) -> np.ndarray[Any, Any]:
-        return reader.read_local(rule.name, degree, rank, dtype=dtype)
+        return reader.read_local(rule.name, degree, rank, dtype=element_type(rule, dtype))
 
     return part
 
@@ -106,7 +106,13 @@ def save(
         root,
         step,
         local_tensors(engine),
-        entries=contents(engine.table, weight=engine.dtype, states=roles, trained=engine.is_trained),
+        entries=contents(
+            engine.table,
+            weight=engine.dtype,
+            states=roles,
+            trained=engine.is_trained,
+            dtypes={name: element_type(rule, engine.dtype) for name, rule in engine.table.items()},
+        ),
         table=engine.table,
         config=engine.config,
         state={**state, "beta_powers": powers, "loss_scale": scale},

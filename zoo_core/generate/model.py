@@ -86,8 +86,10 @@ class TextModel:
         return following
 
     def ends(self) -> Collection[int]:
-        """The ids that end a text."""
-        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+        """The ids that end a text: the tokenizer's, and those the model's configuration names."""
+        own = self.config.eos_token_id
+        named = own if isinstance(own, tuple) else (own,)
+        return {token for token in (self.tokenizer.eos_id, *named) if token is not None}
 
     def sample(
         self, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None, seed: int = 0

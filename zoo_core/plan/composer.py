@@ -122,7 +122,11 @@ def _todo(request: Request, model: ModelFacts, broken: list[Verdict]) -> str:
         if all(verdict.legal for verdict in judge(enough, model)):
             machines = f" on each of {request.nodes} machines" if request.nodes > 1 else ""
             advice.append(f"start {wanted // request.nodes} processes{machines}: --nproc {wanted // request.nodes}")
-    near = nearest_legal(request, model)
+    if any(v.rule.name == "positions were learned" for v in broken):
+        room = model.config.max_position_embeddings
+        advice.append(f"give shorter samples: --max_seq_length {room}")
+        request = replace(request, sequence=room)
+    near = None if all(v.legal for v in judge(request, model)) else nearest_legal(request, model)
     if near is not None:
         plural = "process" if near.world == 1 else "processes"
         advice.append(f"nearest legal plan on {near.world} {plural}: {as_flags(near, request)}")

@@ -204,6 +204,13 @@ def _sequence(case: Case) -> str:
     return ""
 
 
+def _positions(case: Case) -> str:
+    r, config = case.degrees.request, case.model.config
+    if config.learned_positions and r.sequence is not None and r.sequence > config.max_position_embeddings:
+        return f"samples of {r.sequence} tokens, and the model has learned {config.max_position_embeddings} positions"
+    return ""
+
+
 def _experts(case: Case) -> str:
     r, d, experts = case.degrees.request, case.degrees, case.model.experts
     if r.expert == 1:
@@ -319,6 +326,12 @@ RULES: tuple[LegalityRule, ...] = (
         "Under sequence parallelism each rank of the tensor axis has an equal part of the sequence.",
         "reduce-scatter of equal shards",
         _sequence,
+    ),
+    LegalityRule(
+        "positions were learned",
+        "A sample is no longer than the table of a model that learns its positions.",
+        "the model: there is no row for the position after the last",
+        _positions,
     ),
     LegalityRule(
         "experts divide",

@@ -28,14 +28,24 @@ _PEAKS = {
 def flops_per_token(config: ModelConfig, table: Mapping[str, Rule], sequence: int) -> float:
     """Return the floating-point operations of training on one token (Chowdhery et al. 2022, PaLM, appendix B).
 
-    6 for each parameter that multiplies, and 12 x layers x heads x head size x sequence for attention.
+    6 for each parameter that multiplies (of routed experts, those that a token passes), and 12 x layers x heads x head
+    size x sequence for attention.
     """
     embedded = next((rule for rule in table.values() if isinstance(rule, Vocab)), None)
     multiplying = sum(
-        prod(rule.shape) for rule in table.values() if len(rule.shape) == 2 and not rule.buffer and rule is not embedded
+        prod(rule.shape) * _used(config, rule)
+        for rule in table.values()
+        if len(rule.shape) == 2 and not rule.buffer and rule is not embedded
     )
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_size * sequence
     return 6.0 * multiplying + attention
+
+
+def _used(config: ModelConfig, rule: Rule) -> float:
+    """The share of tokens that pass a parameter."""
+    if rule.expert is None or rule.experts is None:
+        return 1.0
+    return float(config.experts_per_token) / len(rule.experts)
 
 
 def peak_flops(device_name: str) -> float | None:

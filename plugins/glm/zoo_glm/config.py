@@ -74,6 +74,10 @@ class GLMConfig(ModelConfig):
         """Whether this is the architecture of GLM-130B."""
         return self.model_type == "glm-130b"
 
+    @property
+    def learned_positions(self) -> bool:
+        return not self.is_130b
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> GLMConfig:
         """Read a `config.json` of `model_type` glm or glm-130b; the ids of special tokens follow from the vocabulary

@@ -69,6 +69,10 @@ class GPTConfig(ModelConfig):
     def _split(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
+    @property
+    def learned_positions(self) -> bool:
+        return True
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> GPTConfig:
         """Read a `config.json` of `model_type` gpt2 (Hugging Face), or gpt (PaddleNLP).

@@ -83,6 +83,10 @@ class OptConfig(ModelConfig):
         """Whether a norm follows the last block."""
         return self.do_layer_norm_before and not self.remove_final_layer_norm
 
+    @property
+    def learned_positions(self) -> bool:
+        return True
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> OptConfig:
         """Read a `config.json` of `model_type` opt, as transformers 4 or 5 writes it.
