@@ -108,7 +108,8 @@ class SentencePieceTokenizer:
         """Return the ids of a conversation, by the files' chat template, else by the family's format.
 
         In a template's text the control pieces (`<s>`, `</s>`) become ids, and each text between them is encoded alone,
-        as Llama's tokenizers do. One that a message spells stays plain text.
+        with sentencepiece's space in front: so do Meta's code, Llama 2's `tokenizer.json` and transformers with
+        `legacy`. A control piece that a message spells stays plain text.
 
         Raises:
             TokenizerError: no format is known, the messages are none, the template refuses them, jinja2 is missing.
