@@ -24,8 +24,7 @@ _WORDS = {
         "speed": "| zoo | {torch} | ratio |",
         "unmeasured": "Not measured yet: `make bench` trains the same model with zoo and with PyTorch + transformers, "
         "alternating, and fills this in.",
-        "both": "Llama and Qwen: ",
-        "one": "one of the two: ",
+        "every": "every family",
     },
     "zh": {
         "models": "| 系列 | 软件包 | 命名模型数 | 参数量 | 例如 |",
@@ -33,8 +32,7 @@ _WORDS = {
         "measured": "训练速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting};{model}):",
         "speed": "| zoo | {torch} | 比值 |",
         "unmeasured": "尚未测量:`make bench` 用 zoo 与 PyTorch + transformers 交替训练同一模型,并填写此处。",
-        "both": "Llama 与 Qwen:",
-        "one": "两者之一:",
+        "every": "所有系列",
     },
 }
 
@@ -60,16 +58,21 @@ def models(language: str) -> str:
 
 
 def layouts(language: str) -> str:
-    """The layouts that the equality tests compare for both families."""
-    words = _WORDS[language]
-    cases = runpy.run_path(str(ROOT / "tests" / "parallel" / "parallel_cases.py"))["CASES"]
+    """The layouts that the equality tests compare, together for the families that share them."""
+    cases = runpy.run_path(str(ROOT / "tests" / "parallel" / "parallel_cases.py"))
     families: dict[str, set[str]] = {}
-    for model, layout in cases:
-        families.setdefault(layout, set()).add(model.partition("-")[0])
-    both = [layout for layout, found in families.items() if {"llama", "qwen"} <= found]
-    one = [layout for layout in families if layout not in both]
-    lines = ((words["both"], both), (words["one"], one))
-    return "\n".join(f"- {said}{', '.join(f'`{layout}`' for layout in named)}" for said, named in lines if named)
+    for model, layout in cases["CASES"]:
+        name, _ = cases["MODELS"][model]
+        families.setdefault(layout, set()).add(registry().find(name).architecture.family)
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for layout, found in families.items():
+        shared.setdefault(tuple(sorted(found)), []).append(layout)
+    every = len(registry().architectures)
+    lines = []
+    for found, named in sorted(shared.items(), key=lambda pair: -len(pair[0])):
+        said = _WORDS[language]["every"] if len(found) == every else ", ".join(found)
+        lines.append(f"- {said}: {', '.join(f'`{layout}`' for layout in named)}")
+    return "\n".join(lines)
 
 
 def speed(language: str) -> str:

@@ -131,7 +131,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "THUDM/glm-10b",
         {**_SHORT, "start_token_id": _START, "mask_token_ids": (_MASK, _SMASK, _GMASK), **_DROPOUT},
     ),
-    "glm-130b": ("THUDM/glm-130b", {**_SHORT, "start_token_id": _START, "mask_token_ids": (_MASK, _GMASK)}),
+    "glm-130b": ("THUDM/glm-130b", {**_SHORT, "start_token_id": _START, "mask_token_ids": (_MASK, _SMASK, _GMASK)}),
 }
 MODELS |= {
     f"{name}-8": (of, {**MODELS[name][1], "num_hidden_layers": 8})
