@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule
+from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule, Vocab
 
-__all__ = ["column_rows", "norm_row", "row_rows"]
+__all__ = [
+    "column_rows",
+    "head_row",
+    "layer_norm_rows",
+    "norm_row",
+    "packed_rows",
+    "row_rows",
+    "whole_linear",
+    "whole_row",
+]
 
 Rename = Callable[[str], str]
 """Single-card name to Hugging Face name."""
@@ -15,8 +24,27 @@ Rename = Callable[[str], str]
 
 def norm_row(name: str, width: int, hf: Rename) -> Rule:
     """The weight of a norm over `width` features, between the parallel regions."""
-    weight = f"{name}.weight"
-    return Replicate(weight, (width,), hf(weight), sequence_parallel_grad=True)
+    return whole_row(f"{name}.weight", (width,), hf)
+
+
+def layer_norm_rows(name: str, width: int, hf: Rename) -> tuple[Rule, ...]:
+    """The weight and the bias of a LayerNorm over `width` features, between the parallel regions."""
+    return norm_row(name, width, hf), whole_row(f"{name}.bias", (width,), hf)
+
+
+def whole_row(name: str, shape: tuple[int, ...], hf: Rename) -> Rule:
+    """A parameter between the parallel regions (learned positions, say): every rank holds the whole."""
+    return Replicate(name, shape, hf(name), sequence_parallel_grad=True)
+
+
+def whole_linear(name: str, shape: tuple[int, int], hf: Rename) -> Rule:
+    """The weight of a Linear layer [in, out] between the parallel regions, which every rank holds whole."""
+    return replace(whole_row(f"{name}.weight", shape, hf), transpose=True)
+
+
+def head_row(name: str, shape: tuple[int, int], hf: Rename, tied_to: str = "") -> Rule:
+    """An output head; tied, it has no tensor of its own in the published files."""
+    return Vocab(name, shape, "" if tied_to else hf(name), tied_to=tied_to)
 
 
 def column_rows(parts: Sequence[Part], width_in: int, hf: Rename, *, bias: bool, fused: str = "") -> tuple[Rule, ...]:
@@ -40,9 +68,23 @@ def column_rows(parts: Sequence[Part], width_in: int, hf: Rename, *, bias: bool,
     return tuple(found)
 
 
+def packed_rows(name: str, parts: Sequence[Part], width_in: int, hf: Rename, *, bias: bool) -> tuple[Rule, ...]:
+    """A Linear layer of several parts side by side, which the published files hold as one tensor too.
+
+    Args:
+        parts: by a short name ("q"), with their widths and units.
+    """
+    found: list[Rule] = []
+    for kind, shape in [("weight", (width_in,)), ("bias", ())][: 2 if bias else 1]:
+        full = f"{name}.{kind}"
+        named = tuple(replace(part, name=f"{full}[{part.name}]") for part in parts)
+        found.append(FusedColumn(full, (*shape, sum(part.width for part in parts)), hf(full), parts=named))
+    return tuple(found)
+
+
 def row_rows(name: str, shape: tuple[int, int], units: int, hf: Rename, *, bias: bool) -> tuple[Rule, ...]:
     """A Linear layer that splits by input, in `units` that stay whole; its bias, if it has one, is not split."""
     found: list[Rule] = [Row(f"{name}.weight", shape, hf(f"{name}.weight"), units=units)]
     if bias:
-        found.append(Replicate(f"{name}.bias", shape[1:], hf(f"{name}.bias"), sequence_parallel_grad=True))
+        found.append(whole_row(f"{name}.bias", shape[1:], hf))
     return tuple(found)

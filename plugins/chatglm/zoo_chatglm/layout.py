@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from zoo_chatglm.config import ChatGLMConfig
-from zoo_core.layout import FusedColumn, Part, Replicate, Rule, Vocab
-from zoo_core.tables import column_rows, norm_row, row_rows
+from zoo_core.layout import Part, Rule, Vocab
+from zoo_core.tables import column_rows, head_row, layer_norm_rows, norm_row, packed_rows, row_rows
 
 __all__ = ["rules"]
 
@@ -19,19 +17,19 @@ def rules(config: ChatGLMConfig) -> tuple[Rule, ...]:
 def _v1(config: ChatGLMConfig) -> tuple[Rule, ...]:
     hidden, ffn, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     base, block = "chatglm.transformer.", "chatglm.transformer.layers.*."
-    embedding = base + "word_embeddings.weight"
+    embedding, vocab = base + "word_embeddings.weight", (config.vocab_size, hidden)
     # [query | key | value] of one head, then of the next: a rank holds whole heads.
     qkv = Part(block + "attention.query_key_value", 3 * hidden, heads)
     return (
-        Vocab(embedding, (config.vocab_size, hidden), _hf(embedding)),
-        *_layer_norm(block + "input_layernorm", hidden),
+        Vocab(embedding, vocab, _hf(embedding)),
+        *layer_norm_rows(block + "input_layernorm", hidden, _hf),
         *column_rows((qkv,), hidden, _hf, bias=True),
         *row_rows(block + "attention.dense", (hidden, hidden), heads, _hf, bias=True),
-        *_layer_norm(block + "post_attention_layernorm", hidden),
+        *layer_norm_rows(block + "post_attention_layernorm", hidden, _hf),
         *column_rows((Part(block + "mlp.dense_h_to_4h", ffn, ffn),), hidden, _hf, bias=True),
         *row_rows(block + "mlp.dense_4h_to_h", (ffn, hidden), ffn, _hf, bias=True),
-        *_layer_norm(base + "final_layernorm", hidden),
-        _head(config, "lm_head.weight", embedding),
+        *layer_norm_rows(base + "final_layernorm", hidden, _hf),
+        head_row("lm_head.weight", vocab, _hf, embedding if config.tie_word_embeddings else ""),
     )
 
 
@@ -39,25 +37,25 @@ def _v2(config: ChatGLMConfig) -> tuple[Rule, ...]:
     hidden, ffn, bias = config.hidden_size, config.intermediate_size, config.add_bias_linear
     heads, groups, head = config.num_attention_heads, config.kv_heads, config.head_size
     base, block = "chatglm_v2.", "chatglm_v2.encoder.layers.*."
-    embedding = base + "embedding.word_embeddings.weight"
+    embedding, vocab = base + "embedding.word_embeddings.weight", (config.vocab_size, hidden)
     attention, mlp = block + "self_attention.", block + "mlp."
     qkv = (
-        Part("[q]", heads * head, heads),
+        Part("q", heads * head, heads),
         # Fewer groups than ranks: several ranks hold the same key and value.
-        Part("[k]", groups * head, groups, on_indivisible="replicate"),
-        Part("[v]", groups * head, groups, on_indivisible="replicate"),
+        Part("k", groups * head, groups, on_indivisible="replicate"),
+        Part("v", groups * head, groups, on_indivisible="replicate"),
     )
-    gate_up = (Part("[gate]", ffn, ffn), Part("[up]", ffn, ffn))
+    gate_up = (Part("gate", ffn, ffn), Part("up", ffn, ffn))
     return (
-        Vocab(embedding, (config.vocab_size, hidden), _hf(embedding)),
+        Vocab(embedding, vocab, _hf(embedding)),
         norm_row(block + "input_layernorm", hidden, _hf),
-        *_fused(attention + "query_key_value", hidden, qkv, bias or config.add_qkv_bias),
+        *packed_rows(attention + "query_key_value", qkv, hidden, _hf, bias=bias or config.add_qkv_bias),
         *row_rows(attention + "dense", (heads * head, hidden), heads, _hf, bias=bias),
         norm_row(block + "post_attention_layernorm", hidden, _hf),
-        *_fused(mlp + "dense_h_to_4h", hidden, gate_up, bias),
+        *packed_rows(mlp + "dense_h_to_4h", gate_up, hidden, _hf, bias=bias),
         *row_rows(mlp + "dense_4h_to_h", (ffn, hidden), ffn, _hf, bias=bias),
         norm_row(base + "encoder.final_layernorm", hidden, _hf),
-        _head(config, base + "output_layer.weight", embedding),
+        head_row(base + "output_layer.weight", vocab, _hf, embedding if config.tie_word_embeddings else ""),
     )
 
 
@@ -65,23 +63,3 @@ def _hf(name: str) -> str:
     if name.startswith("chatglm_v2."):
         return name.replace("chatglm_v2.", "transformer.", 1)
     return name.removeprefix("chatglm.")
-
-
-def _layer_norm(name: str, width: int) -> tuple[Rule, ...]:
-    bias = f"{name}.bias"
-    return norm_row(name, width, _hf), Replicate(bias, (width,), _hf(bias), sequence_parallel_grad=True)
-
-
-def _fused(name: str, width_in: int, parts: tuple[Part, ...], bias: bool) -> tuple[Rule, ...]:
-    """A Linear layer of several parts side by side, which the published files hold as one tensor too."""
-    found = []
-    for kind, shape in [("weight", (width_in,)), ("bias", ())][: 2 if bias else 1]:
-        full = f"{name}.{kind}"
-        named = tuple(replace(part, name=full + part.name) for part in parts)
-        found.append(FusedColumn(full, (*shape, sum(part.width for part in parts)), _hf(full), parts=named))
-    return tuple(found)
-
-
-def _head(config: ChatGLMConfig, name: str, embedding: str) -> Rule:
-    shape, tied = (config.vocab_size, config.hidden_size), config.tie_word_embeddings
-    return Vocab(name, shape, "" if tied else _hf(name), tied_to=embedding if tied else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from zoo_core.layout import Init, Part, Replicate, Rule, Vocab
-from zoo_core.tables import column_rows, norm_row, row_rows
+from zoo_core.tables import column_rows, head_row, norm_row, row_rows, whole_linear
 from zoo_deepseek_v3.config import DeepseekV3Config
 
 __all__ = ["rules"]
@@ -18,10 +18,9 @@ def rules(config: DeepseekV3Config) -> tuple[Rule, ...]:
 
     `*` stands for the layer number, of which the last may be that of multi-token prediction, and then for the expert's.
     """
-    hidden, vocab, total = config.hidden_size, config.vocab_size, config.total_layers
-    tied = config.tie_word_embeddings
-    block = "deepseek_v3.layers.*."
-    found: list[Rule] = [Vocab(_EMBEDDING, (vocab, hidden), _hf(_EMBEDDING))]
+    hidden, total, block = config.hidden_size, config.total_layers, "deepseek_v3.layers.*."
+    vocab = (config.vocab_size, hidden)
+    found: list[Rule] = [Vocab(_EMBEDDING, vocab, _hf(_EMBEDDING))]
     every = (
         norm_row(block + "input_layernorm", hidden, _hf),
         *_attention(config, block + "self_attn."),
@@ -36,7 +35,7 @@ def rules(config: DeepseekV3Config) -> tuple[Rule, ...]:
     if config.num_nextn_predict_layers:
         found += _prediction(config, f"deepseek_v3.layers.{config.num_hidden_layers}.")
     found.append(norm_row("deepseek_v3.norm", hidden, _hf))
-    found.append(Vocab(_HEAD, (vocab, hidden), "" if tied else _HEAD, tied_to=_EMBEDDING if tied else ""))
+    found.append(head_row(_HEAD, vocab, _hf, _EMBEDDING if config.tie_word_embeddings else ""))
     return tuple(found)
 
 
@@ -48,13 +47,13 @@ def _attention(config: DeepseekV3Config, at: str) -> tuple[Rule, ...]:
         queries = column_rows((Part(at + "q_proj", q_width, heads),), hidden, _hf, bias=False)
     else:
         queries = (
-            _whole(at + "q_a_proj", (hidden, config.q_lora_rank)),
+            whole_linear(at + "q_a_proj", (hidden, config.q_lora_rank), _hf),
             norm_row(at + "q_a_layernorm", config.q_lora_rank, _hf),
             *column_rows((Part(at + "q_b_proj", q_width, heads),), config.q_lora_rank, _hf, bias=False),
         )
     return (
         *queries,
-        _whole(at + "kv_a_proj_with_mqa", (hidden, latent + config.qk_rope_head_dim)),
+        whole_linear(at + "kv_a_proj_with_mqa", (hidden, latent + config.qk_rope_head_dim), _hf),
         norm_row(at + "kv_a_layernorm", latent, _hf),
         *column_rows((Part(at + "kv_b_proj", kv_width, heads),), latent, _hf, bias=False),
         *row_rows(at + "o_proj", (heads * config.v_head_dim, hidden), heads, _hf, bias=False),
@@ -90,16 +89,10 @@ def _prediction(config: DeepseekV3Config, at: str) -> tuple[Rule, ...]:
         Vocab(embedding, shape, _hf(embedding), tied_to=_EMBEDDING),
         norm_row(at + "enorm", hidden, _hf),
         norm_row(at + "hnorm", hidden, _hf),
-        _whole(at + "eh_proj", (2 * hidden, hidden)),
+        whole_linear(at + "eh_proj", (2 * hidden, hidden), _hf),
         norm_row(at + "shared_head.norm", hidden, _hf),
         Vocab(head, shape, _hf(head), tied_to=_EMBEDDING if config.tie_word_embeddings else _HEAD),
     )
-
-
-def _whole(name: str, shape: tuple[int, int]) -> Rule:
-    """A Linear layer between the parallel regions, which every rank holds whole."""
-    weight = f"{name}.weight"
-    return Replicate(weight, shape, _hf(weight), transpose=True, sequence_parallel_grad=True)
 
 
 def _at(layers: range, block: tuple[Rule, ...]) -> tuple[Rule, ...]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
-from zoo_core.layout import Column, FusedColumn, Init, Part, Replicate, Row, Rule, Vocab
-from zoo_core.tables import row_rows
+from zoo_core.layout import Init, Part, Row, Rule, Vocab
+from zoo_core.tables import column_rows, head_row, layer_norm_rows, packed_rows, row_rows, whole_row
 from zoo_glm.config import GLMConfig
 
 __all__ = ["rules"]
@@ -22,21 +21,25 @@ def rules(config: GLMConfig) -> tuple[Rule, ...]:
     # GLM-130B's files are those of its training framework, which keeps the embedding inside the transformer.
     embedding_hf = "transformer.word_embeddings.weight" if large else _hf(embedding)
     qkv_name, mlp_name = _BLOCK + "attention.query_key_value", _BLOCK + "mlp.dense_h_to_4h"
-    # GLM-130B has head after head, each its query, key and value; GLM-10B all queries, then all keys, then all values.
-    qkv = _column(qkv_name, hidden, 3 * hidden, heads) if large else _column(qkv_name, hidden, hidden, heads, "qkv")
-    # GeGLU: what is gated first, its gate second.
-    mlp = _column(mlp_name, hidden, ffn, ffn, ("up", "gate") if large else ())
+    if large:
+        # Head after head, each its query, key and value; and of GeGLU, what is gated before its gate.
+        qkv = column_rows((Part(qkv_name, 3 * hidden, heads),), hidden, _hf, bias=True)
+        mlp = packed_rows(mlp_name, [Part(part, ffn, ffn) for part in ("up", "gate")], hidden, _hf, bias=True)
+    else:
+        # All queries, then all keys, then all values.
+        qkv = packed_rows(qkv_name, [Part(part, hidden, heads) for part in "qkv"], hidden, _hf, bias=True)
+        mlp = column_rows((Part(mlp_name, ffn, ffn),), hidden, _hf, bias=True)
     return (
         Vocab(embedding, (config.vocab_size, hidden), embedding_hf),
         *(() if large else _positions(config)),
-        *_norm(_BLOCK + "input_layernorm", hidden),
+        *layer_norm_rows(_BLOCK + "input_layernorm", hidden, _hf),
         *qkv,
         *_output(_BLOCK + "attention.dense", (hidden, hidden), heads, config),
-        *_norm(_BLOCK + "post_attention_layernorm", hidden),
+        *layer_norm_rows(_BLOCK + "post_attention_layernorm", hidden, _hf),
         *mlp,
         *_output(_BLOCK + "mlp.dense_4h_to_h", (ffn, hidden), ffn, config),
-        *_norm("glm.transformer.final_layernorm", hidden),
-        Vocab("lm_head.weight", (config.vocab_size, hidden), tied_to=embedding),
+        *layer_norm_rows("glm.transformer.final_layernorm", hidden, _hf),
+        head_row("lm_head.weight", (config.vocab_size, hidden), _hf, embedding),
     )
 
 
@@ -47,24 +50,7 @@ def _hf(name: str) -> str:
 def _positions(config: GLMConfig) -> tuple[Rule, ...]:
     shape = (config.max_position_embeddings + 1, config.hidden_size)
     names = [f"glm.transformer.{kind}_embeddings.weight" for kind in ("position", "block_position")]
-    return tuple(Replicate(name, shape, _hf(name), sequence_parallel_grad=True) for name in names)
-
-
-def _norm(name: str, width: int) -> tuple[Rule, ...]:
-    names = (f"{name}.weight", f"{name}.bias")
-    return tuple(Replicate(each, (width,), _hf(each), sequence_parallel_grad=True) for each in names)
-
-
-def _column(name: str, width_in: int, width: int, units: int, parts: Sequence[str] = ()) -> tuple[Rule, ...]:
-    """The weight and the bias of a layer; with `parts`, of as many layers of `width`, side by side."""
-    found: list[Rule] = []
-    for full, first in ((f"{name}.weight", (width_in,)), (f"{name}.bias", ())):
-        if parts:
-            split = tuple(Part(f"{full}[{part}]", width, units) for part in parts)
-            found.append(FusedColumn(full, (*first, width * len(parts)), _hf(full), parts=split))
-        else:
-            found.append(Column(full, (*first, width), _hf(full), units=units))
-    return tuple(found)
+    return tuple(whole_row(name, shape, _hf) for name in names)
 
 
 def _output(name: str, shape: tuple[int, int], units: int, config: GLMConfig) -> tuple[Rule, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_core.layout import Part, Rule, Vocab
-from zoo_core.tables import column_rows, norm_row, row_rows
+from zoo_core.tables import column_rows, head_row, norm_row, row_rows
 from zoo_llama.config import LlamaConfig
 
 __all__ = ["rules"]
@@ -11,9 +11,9 @@ __all__ = ["rules"]
 
 def rules(config: LlamaConfig) -> tuple[Rule, ...]:
     """Return the table, in the order of the model; `*` stands for the layer number."""
-    hidden, ffn, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
+    hidden, ffn = config.hidden_size, config.intermediate_size
     heads, kv_heads, head = config.num_attention_heads, config.kv_heads, config.head_size
-    block, embedding, tied = "llama.layers.*.", "llama.embed_tokens.weight", config.tie_word_embeddings
+    block, embedding, vocab = "llama.layers.*.", "llama.embed_tokens.weight", (config.vocab_size, hidden)
     qkv = (
         Part(block + "self_attn.q_proj", heads * head, heads),
         # Fewer key/value heads than ranks: several ranks hold the same one.
@@ -24,7 +24,7 @@ def rules(config: LlamaConfig) -> tuple[Rule, ...]:
     fused_qkv = block + "self_attn.qkv_proj" if config.fuse_attention_qkv else ""
     fused_gate_up = block + "mlp.gate_up_fused_proj" if config.fuse_attention_ffn else ""
     return (
-        Vocab(embedding, (vocab, hidden), _hf(embedding)),
+        Vocab(embedding, vocab, _hf(embedding)),
         norm_row(block + "input_layernorm", hidden, _hf),
         *column_rows(qkv, hidden, _hf, bias=config.attention_bias, fused=fused_qkv),
         *row_rows(block + "self_attn.o_proj", (heads * head, hidden), heads, _hf, bias=config.attention_bias),
@@ -32,7 +32,7 @@ def rules(config: LlamaConfig) -> tuple[Rule, ...]:
         *column_rows(gate_up, hidden, _hf, bias=config.mlp_bias, fused=fused_gate_up),
         *row_rows(block + "mlp.down_proj", (ffn, hidden), ffn, _hf, bias=config.mlp_bias),
         norm_row("llama.norm", hidden, _hf),
-        Vocab("lm_head.weight", (vocab, hidden), "" if tied else "lm_head.weight", tied_to=embedding if tied else ""),
+        head_row("lm_head.weight", vocab, _hf, embedding if config.tie_word_embeddings else ""),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo_core.layout import Part, Replicate, Rule, Vocab
-from zoo_core.tables import column_rows, norm_row, row_rows
+from zoo_core.layout import Part, Rule, Vocab
+from zoo_core.tables import column_rows, head_row, layer_norm_rows, row_rows, whole_linear, whole_row
 from zoo_opt.config import POSITION_OFFSET, OptConfig
 
 __all__ = ["rules"]
@@ -13,15 +13,15 @@ def rules(config: OptConfig) -> tuple[Rule, ...]:
     """Return the table, in the order of the model; `*` stands for the layer number."""
     hidden, ffn, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     block, embedding = "opt.decoder.layers.*.", "opt.embeddings.word_embeddings.weight"
-    bias, tied = config.enable_bias, config.tie_word_embeddings
-    words, positions = (config.vocab_size, config.embedding_size), config.max_position_embeddings + POSITION_OFFSET
+    words, bias = (config.vocab_size, config.embedding_size), config.enable_bias
+    positions = config.max_position_embeddings + POSITION_OFFSET
     qkv = tuple(Part(f"{block}self_attn.{part}_proj", hidden, heads) for part in "qkv")
     fused_qkv = block + "self_attn.qkv_proj" if config.fuse_attention_qkv else ""
     return (
         Vocab(embedding, words, _hf(embedding)),
         *_projection("opt.embeddings.project_in", (config.embedding_size, hidden)),
         # Read, like the norms, where each rank has its part of the sequence.
-        _whole("opt.embeddings.position_embeddings.weight", (positions, hidden)),
+        whole_row("opt.embeddings.position_embeddings.weight", (positions, hidden), _hf),
         *_norm(config, block + "norm1"),
         *column_rows(qkv, hidden, _hf, bias=bias, fused=fused_qkv),
         *row_rows(block + "self_attn.out_proj", (hidden, hidden), heads, _hf, bias=bias),
@@ -30,23 +30,17 @@ def rules(config: OptConfig) -> tuple[Rule, ...]:
         *row_rows(block + "linear2", (ffn, hidden), ffn, _hf, bias=bias),
         *(_norm(config, "opt.decoder.final_layer_norm") if config.has_final_norm else ()),
         *_projection("opt.decoder.project_out", (hidden, config.embedding_size)),
-        Vocab("lm_head.weight", words, "" if tied else "lm_head.weight", tied_to=embedding if tied else ""),
+        head_row("lm_head.weight", words, _hf, embedding if config.tie_word_embeddings else ""),
     )
 
 
-def _whole(name: str, shape: tuple[int, ...], transpose: bool = False) -> Rule:
-    return Replicate(name, shape, _hf(name), transpose, sequence_parallel_grad=True)
-
-
 def _norm(config: OptConfig, name: str) -> tuple[Rule, ...]:
-    if not config.layer_norm_elementwise_affine:
-        return ()
-    return norm_row(name, config.hidden_size, _hf), _whole(f"{name}.bias", (config.hidden_size,))
+    return layer_norm_rows(name, config.hidden_size, _hf) if config.layer_norm_elementwise_affine else ()
 
 
 def _projection(name: str, shape: tuple[int, int]) -> tuple[Rule, ...]:
     """Between the embeddings' width and the hidden one, where they differ."""
-    return (_whole(f"{name}.weight", shape, transpose=True),) if shape[0] != shape[1] else ()
+    return (whole_linear(name, shape, _hf),) if shape[0] != shape[1] else ()
 
 
 _PUBLISHED = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo_core.layout import FusedColumn, Part, Replicate, Rule, Vocab
-from zoo_core.tables import column_rows, norm_row, row_rows
+from zoo_core.layout import Part, Replicate, Rule, Vocab
+from zoo_core.tables import column_rows, head_row, norm_row, packed_rows, row_rows
 from zoo_qwen.config import QwenConfig
 
 __all__ = ["rules"]
@@ -17,17 +17,14 @@ def rules(config: QwenConfig) -> tuple[Rule, ...]:
 def _v1(config: QwenConfig) -> tuple[Rule, ...]:
     hidden, vocab, ffn, heads = config.hidden_size, config.vocab_size, config.mlp_width, config.num_attention_heads
     block, embedding, bias = "qwen.h.*.", "qwen.wte.weight", config.other_bias
-    c_attn = [(block + "attn.c_attn.weight", (hidden, 3 * hidden)), (block + "attn.c_attn.bias", (3 * hidden,))]
+    c_attn = tuple(Part(part, hidden, heads) for part in "qkv")
     # w2 is the gate. Where they are fused it comes first, as every gate does.
     gate_up = (Part(block + "mlp.w2", ffn, ffn), Part(block + "mlp.w1", ffn, ffn))
     fused_gate_up = block + "mlp.gate_up_fused_proj" if config.fuse_attention_ffn else ""
     return (
         Vocab(embedding, (vocab, hidden), _hf(embedding)),
         norm_row(block + "ln_1", hidden, _hf),
-        *(
-            FusedColumn(name, shape, _hf(name), parts=tuple(Part(f"{name}[{part}]", hidden, heads) for part in "qkv"))
-            for name, shape in c_attn
-        ),
+        *packed_rows(block + "attn.c_attn", c_attn, hidden, _hf, bias=True),
         *row_rows(block + "attn.c_proj", (hidden, hidden), heads, _hf, bias=bias),
         norm_row(block + "ln_2", hidden, _hf),
         *column_rows(gate_up, hidden, _hf, bias=bias, fused=fused_gate_up),
@@ -71,5 +68,5 @@ def _hf(name: str) -> str:
 
 
 def _head(config: QwenConfig, embedding: str) -> Rule:
-    shape, tied = (config.vocab_size, config.hidden_size), config.tie_word_embeddings
-    return Vocab("lm_head.weight", shape, "" if tied else "lm_head.weight", tied_to=embedding if tied else "")
+    shape = (config.vocab_size, config.hidden_size)
+    return head_row("lm_head.weight", shape, str, embedding if config.tie_word_embeddings else "")
