@@ -152,7 +152,7 @@ def _drop_expert(layer: nn.Layer, path: str, rule: Rule) -> None:
             if parent is None:
                 return
         if isinstance(parent, nn.LayerList) and words[depth] == str(rule.expert):
-            del parent._sub_layers[words[depth]]
+            parent._sub_layers.pop(words[depth], None)  # gone already with the first of the expert's parameters
             return
     raise LayoutError(
         f"{rule.name} cannot be left to another rank", "its expert is not an element of an nn.LayerList", ""
