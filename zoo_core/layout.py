@@ -31,6 +31,7 @@ __all__ = [
     "copied",
     "describe",
     "expand",
+    "is_norm",
     "local_shape",
     "match",
     "merge",
@@ -361,6 +362,12 @@ def expand(rules: Iterable[Rule], num_layers: int) -> dict[str, Rule]:
                 row = replace(row, parts=filled)
             table[name] = row
     return table
+
+
+def is_norm(name: str) -> bool:
+    """Whether a parameter is a norm's: the module that holds it has `norm` in its name, or the name begins `ln_`."""
+    module = f".{name}".split(".")[-2]
+    return "norm" in module or module.startswith("ln_")
 
 
 def match(rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]], num_layers: int) -> dict[str, Rule]:

@@ -21,7 +21,7 @@ from zoo_core.engine.clip import GlobalNorm
 from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.threaded import ThreadedAdamW
-from zoo_core.layout import copied
+from zoo_core.layout import copied, is_norm
 from zoo_ops import parallel
 
 __all__ = ["OptimizerSettings", "State", "Updater"]
@@ -55,8 +55,7 @@ class OptimizerSettings:
     @staticmethod
     def decays(name: str) -> bool:
         """Whether weight decay applies: not to biases and norms."""
-        last = name.rsplit(".", 2)
-        return not name.endswith("bias") and "norm" not in last[-2] and not last[-2].startswith("ln_")
+        return not name.endswith("bias") and not is_norm(name)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def check_hf_round_trip(arch: Architecture, folder: Path, target: Path, **change
     changed = config.replace(**changes)
     table = arch.table(changed)
     model = build(arch, changed, read_weights(folder, table))
-    weights = {name: parameter.numpy() for name, parameter in model.named_parameters()}
+    weights = {table[name].single: tensor.numpy() for name, tensor in model.state_dict().items()}
     save_hf(target, whole_tensors(table, weights, "float32"), table=table, config=config, dtype="float32")
     before, after = _tensors(folder), _tensors(target)
     assert set(before) == set(after), f"tensors differ: {sorted(set(before) ^ set(after))}"
@@ -42,5 +42,4 @@ def check_hf_round_trip(arch: Architecture, folder: Path, target: Path, **change
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
-    files = [file for file in folder.glob("*.safetensors") if file.name != "golden.safetensors"]
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {name: tensor for file in folder.glob("model*.safetensors") for name, tensor in load_file(file).items()}

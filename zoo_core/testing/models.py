@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_core.config import ModelConfig
-from zoo_core.layout import Rule
+from zoo_core.layout import Rule, is_norm
 from zoo_core.registry import Architecture
 
 __all__ = [
@@ -37,7 +37,7 @@ def random_weights(table: Mapping[str, Rule], seed: int = 0) -> Weights:
     for name, rule in table.items():
         if rule.single == rule.name:
             values = random.standard_normal(rule.shape, np.float32)
-            found[name] = values * 0.1 + (1.0 if name.endswith("norm.weight") else 0.0)
+            found[name] = values * 0.1 + (1.0 if is_norm(name) and name.endswith("weight") else 0.0)
     return found
 
 
@@ -49,9 +49,9 @@ def random_ids(config: ModelConfig, batch: int, length: int, seed: int = 0) -> T
 def set_weights(
     layer: nn.Layer, table: Mapping[str, Rule], weights: Weights, single: Callable[[str], str] = str
 ) -> None:
-    """Set every parameter of `layer`; `single` turns its own name for it into the single-card name."""
-    for name, parameter in layer.named_parameters():
-        parameter.set_value(weights[table[single(name)].single])
+    """Set all that `layer` saves, parameters and buffers; `single` turns its name for it into the single-card name."""
+    for name, tensor in layer.state_dict().items():
+        tensor.set_value(weights[table[single(name)].single])
 
 
 def build(arch: Architecture, config: ModelConfig, weights: Weights) -> Any:

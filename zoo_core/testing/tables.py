@@ -56,6 +56,14 @@ def check_fusing(arch: Architecture, config: ModelConfig, **fuse: bool) -> None:
 
 
 def check_model_matches(arch: Architecture, config: ModelConfig) -> None:
-    """Every parameter of the model has one row, every row a parameter, and the shapes agree; imports paddle."""
+    """Every parameter and buffer that the model saves has one row of its kind and shape, and every row a tensor.
+
+    Imports paddle.
+    """
     model = arch.build_model(config)
-    match(arch.rules(config), {n: p.shape for n, p in model.named_parameters()}, config.num_hidden_layers)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    table = match(arch.rules(config), shapes, config.num_hidden_layers)
+    trained = {table[name].single for name, _ in model.named_parameters()}
+    for name, rule in table.items():
+        if rule.single == name:
+            assert rule.buffer != (name in trained), f"{name} is {'' if rule.buffer else 'not '}a buffer in the table"

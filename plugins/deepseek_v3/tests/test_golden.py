@@ -11,9 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import zoo_deepseek_v3
-from zoo_core.checkpoint import save_hf, whole_tensors
-from zoo_core.checkpoint.hf import hf_places
-from zoo_core.testing import contract, golden
+from zoo_core.testing import contract, folders, golden
 from zoo_core.testing.models import build, gradients
 from zoo_ops import Batch, cross_entropy, set_loss_weight
 
@@ -34,8 +32,8 @@ def load(case):
     return config, build(ARCH, config, golden.read_weights(case, ARCH.table(config)))
 
 
-def close(ours, theirs, absolute):
-    return (np.abs(ours - theirs) <= absolute + 1e-5 * np.abs(theirs)).all()
+def close(ours, theirs):
+    return abs(ours - theirs) <= 1e-5 + 1e-5 * abs(theirs)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -64,20 +62,15 @@ def test_prediction_equals_the_equations(case, loss_weight):
     model.train()
     loss = cross_entropy(model(batch).logits, batch.labels).sum() / tokens
     loss.backward()
-    assert close(float(loss), wanted["loss"], 1e-5)
-    table, compared = ARCH.table(config), set()
-    for name, gradient in gradients(model, lambda name: table[name].single).items():
-        (place,) = hf_places(table[name])
-        ours, theirs = gradient.T if place.transposed else gradient, wanted[f"grad.{place.key}"]
-        assert close(ours, theirs, 1e-6), f"{place.key} differs by {np.abs(ours - theirs).max():.1e}"
-        compared.add(f"grad.{place.key}")
-    assert compared == {name for name in wanted if name.startswith("grad.")}
+    assert close(float(loss), wanted["loss"])
+    table = ARCH.table(config)
+    golden.check_gradients(table, gradients(model, lambda name: table[name].single), wanted)
 
     model.eval()
     with paddle.no_grad():
         hidden = model.deepseek_v3(batch)
         prediction = model.deepseek_v3.layers[config.num_hidden_layers].losses(hidden, batch).sum() / tokens
-    assert close(float(prediction), wanted["prediction_loss"], 1e-5)
+    assert close(float(prediction), wanted["prediction_loss"])
 
 
 @pytest.mark.parametrize("how", ["eval", "no labels"])
@@ -111,21 +104,4 @@ def test_no_loss_where_the_token_after_the_next_is_not_the_samples():
 @pytest.mark.parametrize("case", [*CASES, *PREDICTIONS], ids=lambda case: case.name)
 def test_hugging_face_folder_round_trips(case, tmp_path):
     """Names and bits, the router's bias and the copies in the prediction's layer included."""
-    config, model = load(case)
-    table = ARCH.table(config)
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    weights = {table[name].single: tensor.numpy() for name, tensor in tensors}
-    save_hf(tmp_path / "saved", whole_tensors(table, weights, "float32"), table=table, config=config, dtype="float32")
-    before, after = (
-        {name: tensor for file in folder.glob("model*.safetensors") for name, tensor in load_file(file).items()}
-        for folder in (case, tmp_path / "saved")
-    )
-    assert before.keys() == after.keys()
-    for name, tensor in before.items():
-        assert tensor.dtype == after[name].dtype and np.array_equal(tensor, after[name]), name
-    written = json.loads((tmp_path / "saved" / "config.json").read_text())
-    published = json.loads((case / "config.json").read_text())
-    wrong = {key: value for key, value in written.items() if key in published and published[key] != value}
-    wrong.pop("rope_scaling", None)
-    assert not wrong
-    assert ARCH.capabilities.config_class.from_hf(written) == config
+    folders.check_hf_round_trip(ARCH, case, tmp_path / "saved")

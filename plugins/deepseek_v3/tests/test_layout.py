@@ -11,7 +11,7 @@ import pytest
 import zoo_deepseek_v3
 from zoo_core.checkpoint.hf import hf_places
 from zoo_core.checkpoint.places import published_place, stored_shape
-from zoo_core.layout import Init, local_shape, match, objection, remarks, split
+from zoo_core.layout import Init, local_shape, objection, remarks, split
 from zoo_core.testing import contract, tables
 from zoo_deepseek_v3 import DeepseekV3Config
 
@@ -55,12 +55,7 @@ def test_table_is_sound(config):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_model_has_the_parameters_and_buffers_of_the_table(config):
-    model = ARCH.build_model(config)
-    table = ARCH.table(config)
-    # A tied tensor counts once, under the first of its names.
-    tensors = {table[name].single: tensor for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    match(ARCH.rules(config), {name: t.shape for name, t in tensors.items()}, config.num_hidden_layers)
-    assert {name for name, rule in table.items() if rule.buffer} == dict(model.named_buffers()).keys()
+    tables.check_model_matches(ARCH, config)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
