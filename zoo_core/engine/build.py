@@ -15,6 +15,7 @@ from paddle import nn
 from paddle.base.framework import EagerParamBase
 
 from zoo_core.config import ModelConfig
+from zoo_core.engine.parts import element_type, has_expert
 from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
 from zoo_core.pipeline import PipeLayer
@@ -22,7 +23,7 @@ from zoo_ops import Dropout
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
 
-__all__ = ["Held", "Source", "Stage", "build_layer", "element_type", "from_seed", "initial_values"]
+__all__ = ["Held", "Source", "Stage", "build_layer", "from_seed", "initial_values"]
 
 Source = Callable[[Rule], "np.ndarray[Any, Any]"]
 """Gives this rank's part of a parameter, in the element type it is to have (bfloat16 as uint16 bits)."""
@@ -63,16 +64,7 @@ class Stage:
 
     def has(self, rule: Rule) -> bool:
         """Whether this rank holds (its part of) the parameter: not where another rank has the expert."""
-        degree, rank = self.experts
-        if degree == 1 or rule.expert is None or rule.experts is None:
-            return True
-        share = len(rule.experts) // degree
-        return rank * share <= rule.expert - rule.experts.start < (rank + 1) * share
-
-
-def element_type(rule: Rule, dtype: str) -> str:
-    """The element type of a parameter in a model of `dtype`: buffers that are moved by small steps stay float32."""
-    return "float32" if rule.buffer else dtype
+        return has_expert(rule, *self.experts)
 
 
 def initial_values(rule: Rule, config: ModelConfig) -> Init:

@@ -17,8 +17,8 @@ from zoo_core.engine.build import Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
+from zoo_core.engine.parts import tied_across_stages
 from zoo_core.layout import Rule, Vocab, local_shape
-from zoo_core.plan.owner import owners
 from zoo_core.registry import Architecture
 from zoo_ops import Batch, Router, cross_entropy, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
@@ -116,24 +116,13 @@ class Engine:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
         self.held = self._stage.held
-        self.tied = self._tied_across_stages()
+        self.tied = tied_across_stages(plan, self.table)
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 
     def is_trained(self, name: str) -> bool:
         """Whether a parameter, of whatever stage, has optimizer states."""
         held = self.held.get(self.table[name].single)
         return held is None or not held.tensor.stop_gradient
-
-    def _tied_across_stages(self) -> frozenset[str]:
-        """Names of the parameters that layers of the first and of the last stage share."""
-        plan = self.mesh.plan
-        if plan.pipeline == 1:
-            return frozenset()
-        owned = owners(self.table, [e.prefix for e in self._elements], [e.is_block for e in self._elements])
-        stages: dict[str, set[int]] = {}
-        for name, rule in self.table.items():
-            stages.setdefault(rule.single, set()).add(plan.stage_of(owned[name]))
-        return frozenset(name for name, held in stages.items() if len(held) > 1)
 
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:

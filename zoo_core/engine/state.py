@@ -10,9 +10,10 @@ import numpy as np
 
 from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint
 from zoo_core.checkpoint.writer import Extras
-from zoo_core.engine.build import Source, element_type
+from zoo_core.engine.build import Source
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
+from zoo_core.engine.parts import Parts, element_type, read_state, read_weight
 from zoo_core.layout import Rule
 
 __all__ = ["from_checkpoint", "load_states", "local_tensors", "save"]
@@ -28,7 +29,7 @@ def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32") -> Sourc
     degree, rank = mesh.plan.tensor, mesh.place.tensor
 
     def part(rule: Rule) -> np.ndarray[Any, Any]:
-        return reader.read_local(rule.name, degree, rank, dtype=element_type(rule, dtype))
+        return read_weight(reader, rule, degree, rank, dtype)
 
     return part
 
@@ -46,27 +47,17 @@ def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
     """Yield what this rank holds, one tensor at a time; of equal copies only one rank is told to write."""
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
     split: dict[str, Any] = {"degree": plan.tensor, "rank": mesh.place.tensor}
-    # a tied weight lies on both ends of the pipeline: the first writes it
-    away = frozenset(engine.tied) if plan.pipeline > 1 and not mesh.is_first_stage else frozenset()
+    parts = Parts(plan, mesh.rank, engine.table)
     for turn, (name, held) in enumerate(engine.held.items()):
         flat = updater.flat_range(name) if updater is not None else None
         tensor = held.tensor if updater is None else updater.weight(name)
-        # whole copies are shared out over the sharding axis, so that all its ranks write
-        mine = flat is not None or turn % plan.sharding == mesh.place.sharding
-        writes = mesh.place.data == 0 and mine and name not in away
-        if plan.expert > 1 and held.rule.expert is not None:
-            writes = mesh.rank == plan.expert_copies(mesh.rank)[0]
+        writes = parts.writes_weight(held.rule, turn, flat)
         yield LocalTensor(held.rule, _values(tensor), _dtype(tensor), flat=flat, writes=writes, **split)
     if updater is None or not states:
         return
     for state in updater.states():
         rule = engine.held[state.name].rule
-        whole_on_all = plan.sharding_stage == 3 and state.flat is None
-        writes = mesh.place.data == 0 and state.name not in away
-        writes = writes and (not whole_on_all or mesh.place.sharding == 0)
-        writes = writes and (plan.sharding_stage > 0 or mesh.place.sharding == 0)
-        if plan.expert > 1 and rule.expert is not None:
-            writes = mesh.rank == plan.expert_copies(mesh.rank)[0]
+        writes = parts.writes_state(rule, state.flat)
         yield LocalTensor(
             rule, _values(state.tensor), _dtype(state.tensor), state.role, flat=state.flat, writes=writes, **split
         )
@@ -145,9 +136,7 @@ def load_states(engine: Engine, reader: Reader) -> None:
         return
     updater.make_states()
     for state in updater.states():
-        values = reader.read_local(
-            state.name, mesh.plan.tensor, mesh.place.tensor, state.flat, dtype="float32", role=state.role
-        )
+        values = read_state(reader, state.name, state.role, mesh.plan.tensor, mesh.place.tensor, state.flat)
         state.tensor.set_value(values.reshape(state.tensor.shape))
     powers = reader.state.get("beta_powers")
     if powers:
