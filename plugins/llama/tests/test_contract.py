@@ -99,6 +99,12 @@ def test_what_the_code_does_not_do_is_refused():
             LlamaConfig.from_hf({**published, **change})
 
 
+@pytest.mark.parametrize("change", [{"num_key_value_heads": 5}, {"head_dim": 7}], ids=str)
+def test_heads_that_do_not_fit_are_refused(change):
+    with pytest.raises(ConfigError, match="key/value heads"):
+        MODELS["facebook/llama-7b"].replace(**change)
+
+
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(TokenizerError, match="tokenizer.model"):
         ARCH.tokenizer(MODELS["facebook/llama-7b"], None)

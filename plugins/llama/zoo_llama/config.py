@@ -45,6 +45,12 @@ class LlamaConfig(ModelConfig):
                 object.__setattr__(self, "rope_scaling", RopeScaling.from_hf(self.rope_scaling))
             except (ValueError, AttributeError) as error:
                 raise ConfigError(f"unusable rope_scaling {self.rope_scaling!r}", str(error), "") from error
+        if self.num_attention_heads % self.kv_heads or self.head_size % 2:
+            raise ConfigError(
+                f"{self.num_attention_heads} heads of {self.head_size} features over {self.kv_heads} key/value heads",
+                "every key/value head serves as many heads, and rotary positions turn pairs of features",
+                "change hidden_size, num_attention_heads, num_key_value_heads or head_dim",
+            )
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> LlamaConfig:
