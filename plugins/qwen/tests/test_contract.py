@@ -107,6 +107,12 @@ def test_what_the_code_does_not_do_is_refused():
         QwenConfig.from_hf({**MODELS["qwen/qwen-7b"].to_hf(), "scale_attn_weights": False})
 
 
+@pytest.mark.parametrize("change", [{"num_key_value_heads": 5}, {"head_dim": 7}], ids=str)
+def test_heads_that_do_not_fit_are_refused(change):
+    with pytest.raises(ConfigError, match="key/value heads"):
+        MODELS["Qwen/Qwen2-7B"].replace(**change)
+
+
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(TokenizerError, match="qwen.tiktoken"):
         ARCH.tokenizer(MODELS["qwen/qwen-7b"], None)

@@ -60,6 +60,12 @@ class QwenConfig(ModelConfig):
         if self.is_v1:
             object.__setattr__(self, "num_key_value_heads", None)
             object.__setattr__(self, "head_dim", None)
+        if self.num_attention_heads % self.kv_heads or self.head_size % 2:
+            raise ConfigError(
+                f"{self.num_attention_heads} heads of {self.head_size} features over {self.kv_heads} key/value heads",
+                "every key/value head serves as many heads, and rotary positions turn pairs of features",
+                "change hidden_size, num_attention_heads, num_key_value_heads or head_dim",
+            )
 
     @property
     def is_v1(self) -> bool:
