@@ -127,6 +127,13 @@ def test_what_the_code_does_not_do_is_refused():
             BaichuanConfig.from_hf({**published, **change})
 
 
+def test_heads_that_do_not_fit_are_refused():
+    for name, hidden in (("Baichuan-7B", 100), ("Baichuan-7B", 96), ("Baichuan-13B-Base", 100)):
+        with pytest.raises(ConfigError, match="num_attention_heads"):
+            MODELS[f"baichuan-inc/{name}"].replace(hidden_size=hidden)
+    assert MODELS["baichuan-inc/Baichuan-13B-Base"].replace(hidden_size=120).head_size == 3
+
+
 def test_positions_that_nothing_tells_are_asked_for():
     with pytest.raises(ConfigError, match="position_embedding"):
         BaichuanConfig.from_hf({"model_type": "baichuan", "vocab_size": 100, **OTHER_SIZES})

@@ -43,6 +43,12 @@ class BaichuanConfig(ModelConfig):
             raise ConfigError(f"position_embedding is {self.position_embedding!r}", "a Baichuan has rope or alibi", "")
         object.__setattr__(self, "num_key_value_heads", None)
         object.__setattr__(self, "head_dim", None)
+        if self.hidden_size % self.num_attention_heads or (self.position_embedding == "rope" and self.head_size % 2):
+            raise ConfigError(
+                f"hidden_size is {self.hidden_size} and num_attention_heads {self.num_attention_heads}",
+                "a Baichuan's heads share it evenly, and rotary positions turn pairs of features",
+                "change one of them",
+            )
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> BaichuanConfig:
