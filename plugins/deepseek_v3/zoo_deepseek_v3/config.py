@@ -103,7 +103,9 @@ class DeepseekV3Config(ModelConfig):
         if self.num_nextn_predict_layers not in (0, 1):
             found.append(("num_nextn_predict_layers", "one more token is predicted ahead, or none"))
         if experts is not None:
-            if experts % self.n_group or (self.n_group > 1 and experts < 2 * self.n_group):
+            if self.n_group < 1 or self.moe_layer_freq < 1:
+                found.append(("n_group" if self.n_group < 1 else "moe_layer_freq", "it counts from 1"))
+            elif experts % self.n_group or (self.n_group > 1 and experts < 2 * self.n_group):
                 found.append(("n_group", f"{experts} experts do not divide into groups of two or more"))
             elif not 0 < self.topk_group <= self.n_group:
                 found.append(("topk_group", f"a token chooses from 1 to {self.n_group} groups"))
@@ -142,6 +144,8 @@ class DeepseekV3Config(ModelConfig):
             if old.get(name, only) != only:
                 raise ConfigError(f"{name} is {old[name]!r}", f"a DeepSeek-V3 has {only!r}, and zoo nothing else", "")
         quantized = old.pop("quantization_config", None) or {}
+        if not isinstance(quantized, Mapping):
+            raise ConfigError(f"quantization_config is {quantized!r}", "it is no JSON object", "take the model's own")
         for name, only in _FP8.items():
             if quantized.get(name, only) != only:
                 raise ConfigError(

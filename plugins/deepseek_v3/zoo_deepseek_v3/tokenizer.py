@@ -21,8 +21,7 @@ def load(path: Path | None) -> AnyTokenizer:
     """Load the tokenizer of a folder (or its file): `tokenizer.json`, with bos, eos and pad from the file beside it.
 
     `add_special_tokens` puts bos first, if that file does not say otherwise. Shorter rows are filled up on the left,
-    with the end token. A chat template beside the file comes before the format
-    that is known here.
+    with the end token. A chat template beside the file comes before the format that is known here.
 
     Raises:
         TokenizerError: nothing there is one, or it is corrupt; names the file and the folder.
