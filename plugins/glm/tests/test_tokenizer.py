@@ -184,6 +184,9 @@ def test_special_tokens_that_are_pieces_are_refused(chinese):
     (folder / "added_tokens.json").write_text(json.dumps({**ids, "[gMASK]": 17}))
     with pytest.raises(TokenizerError, match="do not fit"):
         load(folder, config)
+    (folder / "added_tokens.json").write_text("{}")
+    with pytest.raises(TokenizerError, match="not the tokenizer of this model"):
+        load(folder, config)
 
 
 def test_corrupt_files_are_named(tmp_path):

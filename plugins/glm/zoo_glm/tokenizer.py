@@ -110,7 +110,7 @@ class GLMPieceTokenizer:
         if wrong:
             why = f"its pieces have the ids {words.start} to {words.stop - 1}, and the special tokens {wrong}"
             raise TokenizerError(f"the special tokens do not fit {path}", why, "take the files of one model")
-        self.vocab_size = max(words.stop - 1, *self._names) + 1
+        self.vocab_size = max(words.stop - 1, *self._names, 0) + 1
         self.bos_id: int | None = None
         self.eos_id: int | None = self.token_id(_END) or self.token_id("</s>")
         self.pad_id: int | None = self._special.get("[pad]", self._special.get(_END))
