@@ -18,6 +18,7 @@ from paddle import Tensor, nn
 
 from zoo_ops import parallel
 from zoo_ops.feed_forward import gated
+from zoo_ops.linear import inside
 
 __all__ = ["Router", "choose_experts", "choose_experts_reference", "moe", "moe_reference"]
 
@@ -143,9 +144,7 @@ def moe_reference(x_BSH: Tensor, gate: Any, experts: Any, shared: Any = None) ->
 
 def _inside(expert: Any, x_RH: Tensor) -> Tensor:
     """An expert in a region that was entered already: [R, H] -> [R, H], this rank's part of the sum."""
-    gate_RF = paddle.matmul(x_RH, expert.gate_proj.weight)
-    up_RF = paddle.matmul(x_RH, expert.up_proj.weight)
-    return paddle.matmul(gated(gate_RF, up_RF), expert.down_proj.weight)
+    return inside(expert.down_proj, gated(inside(expert.gate_proj, x_RH), inside(expert.up_proj, x_RH)))
 
 
 def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None) -> Tensor:
@@ -205,13 +204,13 @@ def _run(rows_RH: Tensor, counts: list[int], experts: list[Any]) -> Tensor:
     """Consecutive rows through consecutive experts, `counts` of them each.
 
     In training an expert without rows gets one of zeros whose output is cut off, so that its weights have a gradient
-    (zero) on every rank and collectives over gradients match.
+    (zero) on every rank and collectives over gradients match; also where weights are gathered when a layer is called.
     """
     parts, start = [], 0
     for count, expert in zip(counts, experts, strict=True):
         if count:
             parts.append(_inside(expert, rows_RH[start : start + count]))
-        elif paddle.is_grad_enabled():
+        elif paddle.is_grad_enabled() or parallel.gathers_weights():
             parts.append(_inside(expert, paddle.zeros([1, rows_RH.shape[-1]], dtype=rows_RH.dtype))[:0])
         start += count
     return paddle.concat(parts) if parts else rows_RH

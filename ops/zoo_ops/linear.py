@@ -26,6 +26,7 @@ __all__ = [
     "VocabEmbedding",
     "VocabHead",
     "head_loss",
+    "inside",
     "project",
     "read_by_heads",
 ]
@@ -88,9 +89,17 @@ class RowLinear(nn.Layer):  # type: ignore[misc]
         super().__init__()
         self.weight, self.bias = weight, bias
 
-    def forward(self, x_BSi: Tensor) -> Tensor:
-        """Return [B, S, O], or this rank's part of the sequence of it."""
-        y = parallel.leave(F.linear(x_BSi, self.weight))
+    def forward(self, x_BSi: Tensor, stays: bool = False) -> Tensor:
+        """Return [B, S, O], or this rank's part of the sequence of it.
+
+        Args:
+            x_BSi: this rank's input features.
+            stays: the ranks' parts are summed elsewhere (see `inside`); then this is one term of the sum.
+        """
+        y = F.linear(x_BSi, self.weight)
+        if stays:
+            return y
+        y = parallel.leave(y)
         return y if self.bias is None else y + self.bias
 
 
@@ -141,6 +150,14 @@ def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
         x = parallel.enter(x)
         return tuple(layer(x, True) for layer in layers)
     return tuple(layer(x) for layer in layers)
+
+
+def inside(layer: Any, x: Tensor) -> Tensor:
+    """Apply a projection without bias in a parallel region that is entered and left by the caller.
+
+    The layer is called, not read: what the engine hangs on calls (gathering a sharded weight) takes place.
+    """
+    return layer(x, True) if isinstance(layer, ColumnLinear | RowLinear) else layer(x)
 
 
 def read_by_heads(x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ __all__ = [
     "exchange_rows",
     "expert_axis",
     "gather_features",
+    "gathers_weights",
     "leave",
     "reduce_max",
     "reduce_sum",
@@ -64,6 +65,7 @@ class _State:
     copies: dict[int, Any] | None = None
     expert: Axis = Axis()
     all_to_all: Callable[[list[Tensor], list[Tensor], Any], None] | None = None
+    gathers_weights: bool = False
 
 
 _state = _State()
@@ -76,6 +78,7 @@ def configure(
     copies: dict[int, Any] | None = None,
     expert: Axis = Axis(),  # noqa: B008  a frozen value
     all_to_all: Callable[[list[Tensor], list[Tensor], Any], None] | None = None,
+    gathers_weights: bool = False,
 ) -> None:
     """Set what this process is of the mesh; called by the engine, and with no arguments to go back to one card.
 
@@ -86,6 +89,7 @@ def configure(
         copies: for each number of copies of a key/value head, the group of the ranks that hold the same one.
         expert: the axis over which the experts of a layer are spread.
         all_to_all: `f(received, sent, group)`, where the backend has none of its own (gloo).
+        gathers_weights: weights are gathered when a layer is called (sharding stage 3), so all ranks call the same.
     """
     _state.tensor = tensor
     _state.sequence_parallel = sequence_parallel and tensor.degree > 1
@@ -93,6 +97,7 @@ def configure(
     _state.copies = copies
     _state.expert = expert
     _state.all_to_all = all_to_all
+    _state.gathers_weights = gathers_weights
 
 
 def tensor_axis() -> Axis:
@@ -108,6 +113,11 @@ def sequence_parallel() -> bool:
 def expert_axis() -> Axis:
     """The axis over which the experts of a layer are spread; rank 0 of 1 when every rank has them all."""
     return _state.expert
+
+
+def gathers_weights() -> bool:
+    """Whether every rank has to call the same layers, because calling one gathers its weights."""
+    return _state.gathers_weights
 
 
 def copies_group(copies: int) -> Any:

@@ -132,6 +132,7 @@ def make_mesh(plan: Plan) -> Mesh:
         _copies_groups(plan, rank),
         expert,
         cpu.all_to_all if on_cpu else None,
+        plan.sharding_stage == 3,
     )
     if plan.pipeline > 1 and on_cpu:
         cpu.connect_pipeline()
