@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from zoo_core.checkpoint.hf import hf_places
+from zoo_core.checkpoint.places import published_place, stored_shape
 from zoo_core.config import ModelConfig
 from zoo_core.layout import local_shape, match, merge, objection, split
 from zoo_core.registry import Architecture
 
-__all__ = ["check_fusing", "check_model_matches", "check_splits", "check_table"]
+__all__ = ["check_fusing", "check_model_matches", "check_published", "check_splits", "check_table"]
 
 
 def check_table(arch: Architecture, config: ModelConfig) -> None:
@@ -53,6 +58,38 @@ def check_fusing(arch: Architecture, config: ModelConfig, **fuse: bool) -> None:
     assert tensors[0] == tensors[1], f"published tensors differ: {sorted(set(tensors[0]) ^ set(tensors[1]))}"
     sizes = [sum(math.prod(rule.shape) for rule in table.values()) for table in (separate, fused)]
     assert sizes[0] == sizes[1], f"{sizes[0]} parameters apart, {sizes[1]} fused"
+
+
+def check_published(arch: Architecture, model: str, folder: Path) -> None:
+    """A named model has the tensors that a reference implementation declares at its sizes: every name, every shape.
+
+    Args:
+        folder: of the files that `tools/published.py` wrote.
+    """
+    entries = [entry for file in sorted(folder.glob("*.json")) for entry in json.loads(file.read_text())]
+    declared = [entry["tensors"] for entry in entries if model in entry["models"]]
+    assert len(declared) == 1, f"{folder} has {len(declared)} entries for {model}"
+    wanted = {name: tuple(shape) for pattern, shape in declared[0].items() for name in _numbered(pattern)}
+    (config,) = (entry.config for entry in arch.capabilities.models if entry.name == model)
+    found: dict[str, tuple[int, ...]] = {}
+    for rule in arch.table(config).values():
+        copies = (published_place(rule, rule.hf),) if rule.single != rule.name and rule.hf else ()
+        for place in (*hf_places(rule), *copies):
+            shape = stored_shape(place)
+            assert found.setdefault(place.key, shape) == shape, f"{place.key} is {found[place.key]} and {shape}"
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    assert not wrong, (
+        f"{len(wrong)} tensors of {model} differ: {wrong[0]} is {found.get(wrong[0], 'missing')} in the table and "
+        f"{wanted.get(wrong[0], 'missing')} in the reference implementation"
+    )
+
+
+def _numbered(pattern: str) -> Iterator[str]:
+    """The names that `a.{0-31}.b` stands for."""
+    pieces = re.split(r"\{(\d+)-(\d+)\}", pattern)
+    ranges = [range(int(first), int(last) + 1) for first, last in zip(pieces[1::3], pieces[2::3], strict=True)]
+    for numbers in itertools.product(*ranges):
+        yield "".join(text + str(number) for text, number in zip(pieces[::3], [*numbers, ""], strict=True))
 
 
 def check_model_matches(arch: Architecture, config: ModelConfig) -> None:

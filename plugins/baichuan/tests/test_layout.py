@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 
 import zoo_baichuan
 from zoo_baichuan import BaichuanConfig
-from zoo_core.checkpoint.hf import hf_places
-from zoo_core.checkpoint.places import stored_shape
 from zoo_core.engine.build import Stage, build_layer, from_seed
 from zoo_core.layout import local_shape, objection, pieces, remarks, split
 from zoo_core.testing import contract, tables
@@ -19,8 +16,7 @@ from zoo_ops import Batch, parallel
 from zoo_ops.linear import VocabHead
 
 ARCH = contract.architecture(zoo_baichuan)
-MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
-PUBLISHED = json.loads((Path(__file__).parent / "published" / "shapes.json").read_text())
+MODELS = [entry.name for entry in ARCH.capabilities.models]
 TINY = BaichuanConfig(
     vocab_size=101,
     hidden_size=48,
@@ -68,16 +64,7 @@ def test_padded_vocabulary_is_remarked():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_names_and_shapes_are_the_published_ones(name):
-    stated = PUBLISHED[name]
-    wanted = {}
-    for tensor, shape in stated["tensors"].items():
-        for layer in range(stated["layers"] if "*" in tensor else 1):
-            wanted[tensor.replace("*", str(layer))] = tuple(shape)
-    found = {}
-    for rule in ARCH.table(MODELS[name]).values():
-        for place in hf_places(rule):
-            found[place.key] = stored_shape(place)
-    assert found == wanted
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 @pytest.mark.parametrize("normalize", [False, True])

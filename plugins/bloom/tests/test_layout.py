@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,11 @@ import pytest
 
 import zoo_bloom
 from zoo_bloom import BloomConfig
-from zoo_core.checkpoint.hf import hf_places
-from zoo_core.checkpoint.places import stored_shape
 from zoo_core.layout import local_shape, objection, remarks, split
 from zoo_core.testing import contract, tables
 
 ARCH = contract.architecture(zoo_bloom)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
-PUBLISHED = json.loads((Path(__file__).parent / "published" / "shapes.json").read_text())
 TINY = BloomConfig(vocab_size=101, hidden_size=48, intermediate_size=192, num_hidden_layers=2, num_attention_heads=6)
 CONFIGS = {
     "six heads": TINY,
@@ -51,15 +47,7 @@ def test_joined_shards_are_the_whole(config):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_names_and_shapes_are_the_published_ones(name):
-    """Against what transformers builds at the model's sizes; its files have every tied tensor once."""
-    wanted, config = PUBLISHED[name], MODELS[name]
-    found = {}
-    for rule in ARCH.rules(config):
-        for place in hf_places(rule):
-            assert place.key not in found
-            found[place.key] = list(stored_shape(place))
-    assert config.num_hidden_layers == wanted["layers"]
-    assert found == wanted["shapes"]
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 def test_a_shard_has_query_key_and_value_of_its_heads():

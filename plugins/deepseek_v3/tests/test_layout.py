@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import zoo_deepseek_v3
-from zoo_core.checkpoint.hf import hf_places
-from zoo_core.checkpoint.places import published_place, stored_shape
 from zoo_core.layout import Init, local_shape, objection, remarks, split
 from zoo_core.testing import contract, tables
 from zoo_deepseek_v3 import DeepseekV3Config
 
 ARCH = contract.architecture(zoo_deepseek_v3)
-MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
-PUBLISHED = json.loads((Path(__file__).parent / "published" / "shapes.json").read_text())
 TINY = DeepseekV3Config(
     vocab_size=101,
     hidden_size=24,
@@ -65,20 +60,7 @@ def test_joined_shards_are_the_whole(config):
 
 @pytest.mark.parametrize("name", ["deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-Base"])
 def test_names_and_shapes_are_the_published_ones(name):
-    """All 91,000 of them; copies of embedding and head, which are tied here, are rows with a name in the files."""
-    wanted = {}
-    for pattern, (first, stop), shape in PUBLISHED["tensors"]:
-        for layer in range(first, stop):
-            named = pattern.format(layer)
-            experts = range(PUBLISHED["experts"]) if "*" in named else (0,)
-            wanted |= {named.replace("*", str(expert)): shape for expert in experts}
-    table = ARCH.table(MODELS[name])
-    found = {place.key: list(stored_shape(place)) for rule in table.values() for place in hf_places(rule)}
-    for rule in table.values():
-        if rule.single != rule.name:
-            assert rule.hf not in found
-            found[rule.hf] = list(stored_shape(published_place(rule, rule.hf)))
-    assert found == wanted
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 def test_every_degree_up_to_the_heads_is_legal_or_says_why():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from zoo_core.testing import contract, tables
 from zoo_gpt3 import GPTConfig
 
 ARCH = contract.architecture(zoo_gpt3)
+MODELS = [entry.name for entry in ARCH.capabilities.models]
 TINY = GPTConfig(
     vocab_size=101,
     hidden_size=48,
@@ -40,6 +43,11 @@ def test_model_has_the_parameters_of_the_table(config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_joined_shards_are_the_whole(config):
     tables.check_splits(ARCH, config)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_the_published_ones(name):
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 def test_fused_layout_publishes_the_same_tensors():

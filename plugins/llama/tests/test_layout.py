@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import zoo_llama
@@ -10,6 +12,7 @@ from zoo_core.testing import contract, tables
 from zoo_llama import LlamaConfig
 
 ARCH = contract.architecture(zoo_llama)
+MODELS = [entry.name for entry in ARCH.capabilities.models]
 TINY = LlamaConfig(
     vocab_size=101,
     hidden_size=48,
@@ -42,6 +45,11 @@ def test_model_has_the_parameters_of_the_table(config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_joined_shards_are_the_whole(config):
     tables.check_splits(ARCH, config)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_are_the_published_ones(name):
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 @pytest.mark.parametrize("fuse", ["fuse_attention_qkv", "fuse_attention_ffn"])

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
 import zoo_opt
-from zoo_core.checkpoint.hf import hf_places
-from zoo_core.checkpoint.places import stored_shape
 from zoo_core.layout import local_shape, objection, remarks
 from zoo_core.testing import contract, tables
 from zoo_opt import OptConfig
 
 ARCH = contract.architecture(zoo_opt)
-MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
-PUBLISHED = json.loads((Path(__file__).parent / "published" / "opt.json").read_text())
+MODELS = [entry.name for entry in ARCH.capabilities.models]
 TINY = OptConfig(vocab_size=101, hidden_size=48, intermediate_size=24, num_hidden_layers=2, num_attention_heads=8)
 CONFIGS = {
     "norms first": TINY,
@@ -52,18 +48,8 @@ def test_fused_layout_publishes_the_separate_tensors(config):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_names_and_shapes_are_those_that_transformers_declares(name):
-    wanted = {
-        pattern.replace("*", str(layer)): tuple(shape)
-        for pattern, shape in PUBLISHED[name]["tensors"].items()
-        for layer in range(PUBLISHED[name]["layers"] if "*" in pattern else 1)
-    }
-    found = {place.key: stored_shape(place) for rule in ARCH.table(MODELS[name]).values() for place in hf_places(rule)}
-    assert found == wanted
-
-
-def test_every_published_model_is_compared():
-    assert set(PUBLISHED) == set(MODELS)
+def test_names_and_shapes_are_the_published_ones(name):
+    tables.check_published(ARCH, name, Path(__file__).parent / "published")
 
 
 def test_every_degree_up_to_the_heads_is_legal_or_says_why():

@@ -1,7 +1,6 @@
 """Write `shapes.json` beside this file: what Hugging Face transformers declares for DeepSeek-V3.
 
-Python 3.11, torch==2.13.0 (CPU), transformers==5.23.0. Models are built on the meta device, so nothing is allocated.
-Run it as `python make_published.py`; it writes the same bytes every time.
+Python 3.11, torch==2.13.0 (CPU), transformers==5.23.0; run it as `python make_published.py`.
 
 The sizes are those of the published `config.json`, written down here and not taken from zoo. transformers joins the
 experts of a layer in two tensors when it reads the files, and renames what belongs to multi-token prediction; the names
@@ -11,13 +10,17 @@ DeepSeek's own README_WEIGHTS and the published index.
 
 from __future__ import annotations
 
-import json
-import re
+import sys
 from pathlib import Path
 
 import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 from transformers.modeling_layers import MtpModel
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[3] / "tools"))
+
+import published  # noqa: E402
 
 SIZES = {
     "first_k_dense_replace": 3,
@@ -43,8 +46,8 @@ SIZES = {
 LAYERS, EXPERTS, WIDTH = SIZES["num_hidden_layers"], SIZES["n_routed_experts"], SIZES["moe_intermediate_size"]
 
 
-def declared() -> dict[str, list[int]]:
-    """Shape by published name, `experts.*` for all experts of a layer."""
+def declared() -> dict[str, tuple[int, ...]]:
+    """Shape by published name."""
     with torch.device("meta"):
         main = DeepseekV3ForCausalLM(DeepseekV3Config(**SIZES))
         ahead = MtpModel(main, 1)
@@ -55,33 +58,26 @@ def declared() -> dict[str, list[int]]:
             tensors[renamed.replace(".post_norm.", ".shared_head.norm.")] = tensor
     tensors[f"model.layers.{LAYERS}.embed_tokens.weight"] = main.model.embed_tokens.weight
     tensors[f"model.layers.{LAYERS}.shared_head.head.weight"] = main.lm_head.weight
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, tensor in tensors.items():
-        shape = list(tensor.shape)
+        shape = tuple(tensor.shape)
         if name.endswith("inv_freq"):
             continue
         if name.endswith("experts.gate_up_proj"):
-            assert shape[:2] == [EXPERTS, 2 * WIDTH]
+            assert shape[:2] == (EXPERTS, 2 * WIDTH)
             for part in ("gate_proj", "up_proj"):
-                found[name.replace("gate_up_proj", f"*.{part}.weight")] = [WIDTH, shape[2]]
+                for expert in range(EXPERTS):
+                    found[name.replace("gate_up_proj", f"{expert}.{part}.weight")] = (WIDTH, shape[2])
         elif name.endswith("experts.down_proj"):
             assert shape[0] == EXPERTS
-            found[name.replace("down_proj", "*.down_proj.weight")] = shape[1:]
+            for expert in range(EXPERTS):
+                found[name.replace("down_proj", f"{expert}.down_proj.weight")] = shape[1:]
         else:
             found[name] = shape
     return found
 
 
 if __name__ == "__main__":
-    rows: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for name, shape in declared().items():
-        layer = re.search(r"layers\.(\d+)\.", name)
-        pattern = re.sub(r"layers\.\d+\.", "layers.{}.", name)
-        rows.setdefault((pattern, tuple(shape)), []).append(int(layer[1]) if layer else -1)
-    lines = []
-    for (pattern, shape), layers in sorted(rows.items()):
-        if layers != list(range(layers[0], layers[-1] + 1)):
-            raise SystemExit(f"{pattern}: a layer lacks it")
-        lines.append("  " + json.dumps([pattern, [layers[0], layers[-1] + 1], list(shape)]))
-    head = f' "experts": {EXPERTS},\n "tensors": [\n'
-    Path(__file__).with_name("shapes.json").write_text("{\n" + head + ",\n".join(lines) + "\n ]\n}\n")
+    tensors = declared()
+    models = {f"deepseek-ai/DeepSeek-V3{kind}": tensors for kind in ("", "-Base")}
+    published.write(HERE / "shapes.json", models)

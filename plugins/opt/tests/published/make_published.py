@@ -1,18 +1,23 @@
-"""Make `opt.json` beside this file: the tensors that Hugging Face transformers declares for each named OPT.
+"""Write `shapes.json` beside this file: what Hugging Face transformers declares for every named OPT.
 
-Python 3.11, torch==2.13.0 (CPU), transformers==5.23.0. Nothing is allocated (`torch.device("meta")`). The sizes are
-those of Zhang et al. 2022, table 1, and of 350m's published `config.json`; `*` stands for the layer number.
+Python 3.11, torch==2.13.0 (CPU), transformers==5.23.0; run it as `python make_published.py`. The sizes are those of
+Zhang et al. 2022, table 1, and of 350m's published `config.json`. Heads are tied, and of a tied pair the embedding
+alone is a tensor.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import OPTConfig, OPTForCausalLM
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[3] / "tools"))
+
+import published  # noqa: E402
 
 # layers, hidden, heads
 SIZES = {
@@ -28,8 +33,7 @@ SIZES = {
 VARIANT: dict[str, dict[str, Any]] = {"350m": {"do_layer_norm_before": False, "word_embed_proj_dim": 512}}
 
 
-def declared(size: str) -> dict[str, Any]:
-    """Number of layers, of parameters, and the shape of every tensor, by name."""
+def declared(size: str) -> dict[str, tuple[int, ...]]:
     layers, hidden, heads = SIZES[size]
     config = OPTConfig(
         vocab_size=50272,
@@ -40,16 +44,8 @@ def declared(size: str) -> dict[str, Any]:
         **VARIANT.get(size, {}),
     )
     with torch.device("meta"):
-        model = OPTForCausalLM(config)
-    tensors: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
-        pattern, shape = re.sub(r"\.\d+\.", ".*.", name), list(parameter.shape)
-        if tensors.setdefault(pattern, shape) != shape:
-            raise SystemExit(f"{name}: layers differ")
-    return {"layers": layers, "parameters": sum(p.numel() for p in model.parameters()), "tensors": tensors}
+        return published.declared(OPTForCausalLM(config))
 
 
 if __name__ == "__main__":
-    found = {f"facebook/opt-{size}": declared(size) for size in SIZES}
-    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in found.items()]
-    Path(__file__).with_name("opt.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    published.write(HERE / "shapes.json", {f"facebook/opt-{size}": declared(size) for size in SIZES})
