@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+import zoo_chatglm
 from zoo_chatglm.tokenizer import ChatGLMTokenizer, load
 from zoo_core.errors import TokenizerError
 from zoo_core.tokenizers import ChatTokenizer, Tokenizer, train_bpe
@@ -193,6 +194,19 @@ def test_corrupt_and_foreign_files_are_named(name, v2, tmp_path):
     with pytest.raises(TokenizerError, match="ice_text.model has no token '<eop>'"):
         (tmp_path / "ice_text.model").write_bytes((v2 / "tokenizer.model").read_bytes())
         ChatGLMTokenizer(tmp_path / "ice_text.model", is_v1=True)
+
+
+def test_the_tokenizer_of_another_model_is_refused(v1, v2):
+    published = {entry.name: entry.config for entry in zoo_chatglm.capabilities().models}
+    first, second = published["THUDM/chatglm-6b"], published["THUDM/chatglm2-6b"]
+    for folder, config, wrong in ((v2, first, "<sop>"), (v1, first, "gMASK"), (v1, second, "</s>")):
+        with pytest.raises(TokenizerError, match="not the tokenizer of this model") as caught:
+            zoo_chatglm.tokenizer(config, folder)
+        assert wrong in str(caught.value)
+    loaded = load(v1)
+    names = {"eos": "<eop>", "pad": "<pad>", "bos": "<sop>", "mask": "[MASK]", "gmask": "[gMASK]"}
+    fitting = first.replace(**{f"{name}_token_id": loaded.token_id(text) for name, text in names.items()})
+    assert zoo_chatglm.tokenizer(fitting, v1).bos_id == fitting.bos_token_id
 
 
 def test_the_first_release_is_refused(v1, tmp_path):

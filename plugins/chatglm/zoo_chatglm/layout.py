@@ -29,7 +29,8 @@ def _v1(config: ChatGLMConfig) -> tuple[Rule, ...]:
         *column_rows((Part(block + "mlp.dense_h_to_4h", ffn, ffn),), hidden, _hf, bias=True),
         *row_rows(block + "mlp.dense_4h_to_h", (ffn, hidden), ffn, _hf, bias=True),
         *layer_norm_rows(base + "final_layernorm", hidden, _hf),
-        head_row("lm_head.weight", vocab, _hf, embedding if config.tie_word_embeddings else ""),
+        # The published files hold a tied head too.
+        Vocab("lm_head.weight", vocab, "lm_head.weight", tied_to=embedding if config.tie_word_embeddings else ""),
     )
 
 

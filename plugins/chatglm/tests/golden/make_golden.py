@@ -111,7 +111,9 @@ CASES = {
     ),
     # Two rounds of chat (the first is part of the prompt) beside one that is shorter.
     "chatglm1_rounds_padded": Case(
-        rows=((54, GMASK, 39, 40), (30, GMASK, 21, 22)), config={"num_layers": 3, **WIDE_HEAD}, rounded=True
+        rows=((54, GMASK, 39, 40), (30, GMASK, 21, 22)),
+        config={"num_layers": 3, "inner_hidden_size": 24, **WIDE_HEAD},
+        rounded=True,
     ),
     "chatglm1_odd_heads": Case(
         rows=((18, MASK, 3, 9), (13, GMASK, 5, 6)),
@@ -214,7 +216,11 @@ def make(name: str, seed: int) -> None:
     for key in weights:
         if "query_key_value.weight" in key:
             weights[key] *= 1.5 if case.second else 2.5
-    golden.write_model_folder(folder, config, weights)
+    files = dict(weights)
+    if not case.second:
+        # The published files of v1 hold a tied head too.
+        files.setdefault("lm_head.weight", weights["transformer.word_embeddings.weight"])
+    golden.write_model_folder(folder, config, files)
 
     real = np.array([[0] * (length - len(row)) + [1] * len(row) for row in rows], np.int64)
     ids = np.array([[config["pad_token_id"]] * (length - len(row)) + row for row in rows], np.int64)

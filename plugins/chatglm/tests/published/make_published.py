@@ -1,13 +1,12 @@
-"""Write `tensors.json`: names and shapes of the published weights, as modelscope's code declares them at their sizes.
+"""Write `shapes.json`: names and shapes of the published weights, as modelscope's code declares them at their sizes.
 
-Nothing is allocated: the models are built on torch's meta device. Python 3.11, torch==2.13.0 (CPU), modelscope==1.9.5,
-transformers==4.33.3 (`../golden/README.md` says how to install them). Run it as `python make_published.py`.
+Python 3.11, torch==2.13.0 (CPU), modelscope==1.9.5, transformers==4.33.3 (`../golden/README.md` says how to install
+them); run it as `python make_published.py`. The first files hold the embedding a second time, as the head that it is.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,10 @@ from modelscope.models.nlp.chatglm import text_generation as v1
 from modelscope.models.nlp.chatglm2 import text_generation as v2
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[3] / "tools"))
+
+import published  # noqa: E402
+
 # What the config.json of the published models say, as far as shapes follow from it.
 SIZES: dict[str, dict[str, Any]] = {
     "THUDM/chatglm-6b": {
@@ -57,22 +60,6 @@ def declared(sizes: Mapping[str, Any]) -> torch.nn.Module:
         return v1.ChatGLMForConditionalGeneration(v1.ChatGLMConfig(**sizes))
 
 
-def pattern(model: torch.nn.Module) -> dict[str, Any]:
-    """Tensors by name with `*` for the layer; every layer has the same, or the script stops."""
-    tensors: dict[str, list[int]] = {}
-    layers: dict[str, set[int]] = {}
-    for name, tensor in model.state_dict().items():
-        generic = re.sub(r"\.layers\.\d+\.", ".layers.*.", name)
-        if tensors.setdefault(generic, list(tensor.shape)) != list(tensor.shape):
-            raise SystemExit(f"{name} has another shape than in the layers before")
-        if generic != name:
-            layers.setdefault(generic, set()).add(int(name.split(".layers.")[1].split(".")[0]))
-    counts = {len(numbers) for numbers in layers.values()}
-    if len(counts) != 1:
-        raise SystemExit("some layers have other tensors than others")
-    return {"layers": counts.pop(), "tensors": tensors}
-
-
 if __name__ == "__main__":
-    found = {name: pattern(declared(sizes)) for name, sizes in SIZES.items()}
-    (HERE / "tensors.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    models = {name: published.declared(declared(sizes)) for name, sizes in SIZES.items()}
+    published.write(HERE / "shapes.json", models)
