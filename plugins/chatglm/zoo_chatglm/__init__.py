@@ -48,7 +48,7 @@ def pipe_layers(config: ModelConfig) -> tuple[PipeLayer, ...]:
 
 @hookimpl
 def tokenizer(config: ModelConfig, path: Path | None) -> Tokenizer:
-    return load(path)
+    return load(path, _own(config))
 
 
 def _own(config: ModelConfig) -> ChatGLMConfig:

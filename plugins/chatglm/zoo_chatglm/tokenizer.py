@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_chatglm.config import ChatGLMConfig
 from zoo_core.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatGLMTokenizer", "load"]
 
-_V1_SPECIAL = ("<eop>", "<pad>", "<sop>", "[MASK]", "[gMASK]")
+_V1_IDS = {"eos": "<eop>", "pad": "<pad>", "bos": "<sop>", "mask": "[MASK]", "gmask": "[gMASK]"}
+_V2_IDS = {"eos": "</s>", "pad": "<unk>"}
+"""What a configuration calls each special token, and its text."""
+_V1_SPECIAL = tuple(_V1_IDS.values())
 _V1_SPACE = {"\n": "<n>", "\t": "<|tab|>", **{" " * n: f"<|blank_{n}|>" for n in range(80, 1, -1)}}
 """White space as v1's vocabulary spells it, the longest blanks first."""
 _V1_SPELT = re.compile("|".join(rf"(?<={re.escape(text[0])})(?={re.escape(text[1:])})" for text in _V1_SPECIAL))
@@ -23,13 +27,14 @@ _V2_SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 """The ids after those of the file, which does not hold them."""
 
 
-def load(path: Path | None) -> Tokenizer:
+def load(path: Path | None, config: ChatGLMConfig | None = None) -> Tokenizer:
     """Load the tokenizer of a folder (or of one file in it).
 
     `tokenizer.json` comes first, then `ice_text.model`, which is v1's, then `tokenizer.model`, which is ChatGLM2's.
 
     Raises:
-        TokenizerError: nothing there is one of these, or it is corrupt; names the file and the folder.
+        TokenizerError: nothing there is one of these, it is corrupt, or its special tokens have not the ids that
+            `config` has; names the file and the folder.
     """
     # Here, because listing models imports this file and never needs the libraries behind tokenizers.
     from zoo_core.tokenizers import load_tokenizer
@@ -44,7 +49,17 @@ def load(path: Path | None) -> Tokenizer:
     path = next((file for name in names if (file := Path(path) / name).is_file()), Path(path))
     if path.suffix != ".model":
         return load_tokenizer(path, padding_side="left")
-    return ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")
+    tokenizer = ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")
+    if config is not None:
+        ids = {
+            text: getattr(config, f"{name}_token_id") for name, text in (_V1_IDS if config.is_v1 else _V2_IDS).items()
+        }
+        other = tokenizer.is_v1 != config.is_v1
+        wrong = [text for text, own in ids.items() if own is not None and (other or tokenizer.token_id(text) != own)]
+        if wrong:
+            why = f"{', '.join(wrong)} are not there with the ids of the model's config.json"
+            raise TokenizerError(f"{path} is not the tokenizer of this model", why, "give the published model's own")
+    return tokenizer
 
 
 class ChatGLMTokenizer:
