@@ -43,12 +43,19 @@ def owners(names: Iterable[str], prefixes: Sequence[str], blocks: Sequence[bool]
 
 
 def labels(owned: Mapping[str, int], prefixes: Sequence[str]) -> tuple[str, ...]:
-    """Return a short name for each layer: the module of its first parameter (`embed_tokens`), or its prefix's end."""
+    """Return a short name for each layer: the module of its first parameter (`embed_tokens`), or its prefix's end.
+
+    A layer that is one of a numbered list but no decoder block (multi-token prediction) is called by its number.
+    """
     first: dict[int, str] = {}
     for name, layer in owned.items():
         first.setdefault(layer, name)
     found = []
     for index, prefix in enumerate(prefixes):
+        words = prefix.split(".")
+        if len(words) > 1 and words[-1].isdigit():
+            found.append(".".join(words[-2:]))
+            continue
         inside = first.get(index, "").removeprefix(prefix).strip(".").rpartition(".")[0]
         found.append(inside or prefix.rpartition(".")[2] or f"layer {index}")
     return tuple(found)
