@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
-import paddle.distributed as dist
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
@@ -184,9 +183,7 @@ def _spread(rows_RH: Tensor, counts_E: Tensor, experts: nn.LayerList) -> Tensor:
     own = {int(number): expert for number, expert in experts.named_children()}
     if axis.degree == 1:
         return _run(rows_RH, counts_E.tolist(), [own[e] for e in sorted(own)])
-    each: list[Tensor] = []
-    dist.all_gather(each, counts_E, group=axis.group)
-    counts = paddle.stack(each).numpy()  # [rank of the axis, E]
+    counts = parallel.expert_counts(counts_E).numpy()  # [rank of the axis, E]
     held = len(own)
     by_rank = counts.reshape(axis.degree, axis.degree, held)  # [from, to, expert there]
     to, here = by_rank[axis.rank].sum(axis=-1).tolist(), by_rank[:, axis.rank]

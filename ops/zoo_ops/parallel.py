@@ -27,6 +27,7 @@ __all__ = [
     "enter",
     "exchange_rows",
     "expert_axis",
+    "expert_counts",
     "gather_features",
     "gathers_weights",
     "leave",
@@ -236,6 +237,13 @@ def reduce_max(x: Tensor) -> None:
 def gather_features(x: Tensor) -> Tensor:
     """Join the last dim of all ranks of the tensor axis; the gradient is this rank's part."""
     return x if _state.tensor.degree == 1 else _GatherFeatures.apply(x)
+
+
+def expert_counts(counts_E: Tensor) -> Tensor:
+    """Every rank's `counts_E`, in the order of the expert axis, [ranks, E]."""
+    each: list[Tensor] = []
+    dist.all_gather(each, counts_E, group=_state.expert.group)
+    return paddle.stack(each)
 
 
 def _all_to_all(x_RH: Tensor, counts: list[int], expected: list[int]) -> Tensor:

@@ -214,7 +214,6 @@ def test_a_device_that_this_paddle_lacks_is_refused(capsys):
         (["models", "--family", "lama"], "did you mean 'llama'"),
         (["layout"], "Missing argument 'MODEL'"),
         (["layout", "qwen/qwen-8b"], "did you mean 'Qwen/Qwen3-8B'"),
-        (["layout", "bigscience/bloom-7b1"], "pip install zoo-bloom"),
         (["run", "pretrian"], "did you mean 'pretrain'"),
         (["run", "dpo"], "not in this version"),
         (
