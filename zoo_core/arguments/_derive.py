@@ -112,6 +112,10 @@ def _accumulation(draft: Draft) -> None:
 def _saving(draft: Draft) -> None:
     if draft.later("save_steps", "save_strategy"):
         draft.values["save_strategy"] = "steps"
+    if "async_save" in str(draft["unified_checkpoint_config"]).replace(",", " ").split() and not draft.given(
+        "async_save"
+    ):
+        draft.values["async_save"] = True
 
 
 def _evaluation(draft: Draft) -> None:
@@ -143,7 +147,12 @@ def _best_model(draft: Draft) -> None:
     if draft["metric_for_best_model"] is None:
         draft.values["metric_for_best_model"] = "loss"
     if draft["greater_is_better"] is None:
-        draft.values["greater_is_better"] = draft["metric_for_best_model"] not in ("loss", "eval_loss", "ppl")
+        draft.values["greater_is_better"] = draft["metric_for_best_model"] not in (
+            "loss",
+            "eval_loss",
+            "ppl",
+            "eval_ppl",
+        )
 
 
 def _schedule(draft: Draft) -> None:

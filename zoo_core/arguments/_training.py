@@ -150,7 +150,7 @@ class EvaluationArguments(Group):
         False, "PaddleNLP: evaluate the loss only.", effect=no_effect("pretraining evaluates the loss only")
     )
     load_best_model_at_end: bool = argument(
-        False, "Keep the checkpoint of the best evaluation; the file `best` in output_dir names it."
+        False, "Keep the checkpoint of the best evaluation, named by the file `best` in output_dir, and end with it."
     )
     metric_for_best_model: str | None = argument(None, "Which metric is compared, loss or ppl; empty is loss.")
     greater_is_better: bool | None = argument(
@@ -197,18 +197,18 @@ class CheckpointArguments(Group):
     save_steps: int = argument(500, "Steps between checkpoints.", unit="steps", minimum=1)
     save_total_limit: int | None = argument(None, "Checkpoints kept; the only good one is never deleted.", minimum=1)
     resume_from_checkpoint: str | None = argument(
-        None, "Checkpoint to go on from; --resume without a path takes the latest of output_dir.",
+        None, "Checkpoint to go on from; --resume without a path takes the latest of output_dir, last_good the newest "
+        "there whose every file is as it was written.",
         aliases=("resume", "ckpt_dir"), bare="latest",
     )  # fmt: skip
     async_save: bool = argument(
-        False, "Write checkpoints while training goes on.", aliases=("use_async_save",),
-        effect=not_yet("the checkpoint store"),
-    )  # fmt: skip
+        False, "Write checkpoints from a copy in host memory while training goes on.", aliases=("use_async_save",)
+    )
     unified_checkpoint: bool = argument(
         False, "PaddleNLP: one checkpoint for every layout.", effect=no_effect("every checkpoint is")
     )
     unified_checkpoint_config: str = argument(
-        "", "PaddleNLP: switches of the unified checkpoint.", effect=no_effect("there is one format")
+        "", "PaddleNLP: switches of the unified checkpoint; async_save is followed, the others change nothing."
     )
     save_sharded_model: bool = argument(
         False, "PaddleNLP: each sharding rank saves its part.", effect=no_effect("it always does")
@@ -220,7 +220,7 @@ class CheckpointArguments(Group):
         False, "PaddleNLP: save on each machine.", effect=no_effect("each rank writes its own parts")
     )
     ignore_load_lr_and_optim: bool = argument(False, "Resume without the optimizer's states.")
-    ignore_save_lr_and_optim: bool = argument(False, "Save weights only.", effect=not_yet("the checkpoint store"))
+    ignore_save_lr_and_optim: bool = argument(False, "Save weights only.")
     force_reshard_pp: bool = argument(
         False, "PaddleNLP: reshard even if the layout is the same.", effect=no_effect("loading always goes by name")
     )

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_core.checkpoint.disk import Disk, checksum, read_json
+from zoo_core.checkpoint.disk import Disk, read_json
+from zoo_core.checkpoint.manifest import file_problem, read_manifest, share_out
 from zoo_core.checkpoint.names import LATEST, MANIFEST, STATE
+from zoo_core.checkpoint.ranks import Ranks
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
 
 __all__ = [
+    "SMALL",
     "Saved",
     "check_output",
     "checkpoints",
     "clean",
+    "damaged",
     "identity",
+    "last_good",
     "latest_checkpoint",
+    "newest_folder",
+    "point",
+    "pointed",
     "problems",
     "prune",
     "put_in_place",
@@ -42,42 +51,58 @@ class Saved:
     saved_at: float
 
 
-def problems(folder: Path, checksums: bool = False) -> list[str]:
+def problems(folder: Path, checksums: int = 0) -> list[str]:
     """Say what is wrong with the files of a checkpoint, by its manifest; empty when nothing is.
 
     Args:
-        checksums: also read every file and compare its crc32.
+        checksums: also read every file of at most so many bytes and compare its crc32.
     """
-    unfinished = [f"{folder / MANIFEST} is missing or not a manifest: the checkpoint was never finished"]
     try:
-        listed = read_json(folder / MANIFEST).get("files")
-    except CheckpointError:
-        return unfinished
-    if not isinstance(listed, dict):
-        return unfinished
-    found = []
-    for name, facts in listed.items():
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{path} is missing")
-        elif path.stat().st_size != facts["size"]:
-            found.append(f"{path} has {path.stat().st_size} bytes, {facts['size']} were written")
-        elif checksums and checksum(path) != facts["crc32"]:
-            found.append(f"{path} does not hold the bytes that were written (its checksum differs)")
-    return found
+        manifest = read_manifest(folder)
+    except CheckpointError as error:
+        return [f"{error.what}: {error.why}"]
+    listed = manifest.files.items()
+    return list(filter(None, (file_problem(folder, name, *facts, facts[0] <= checksums) for name, facts in listed)))
 
 
-def verify(folder: str | Path) -> None:
+SMALL = 1 << 20
+"""Bytes up to which a file's checksum is compared whenever a run looks at its checkpoint."""
+
+
+def damaged(folder: Path, found: Sequence[str]) -> CheckpointError:
+    """The error that names the files that are wrong and another checkpoint to use."""
+    others = [saved.path for saved in checkpoints(folder.parent) if saved.path != folder]
+    todo = f"--resume {others[0]} goes on from the one before" if others else "no other checkpoint is beside it"
+    return CheckpointError(f"{folder} is damaged", "; ".join(found), todo)
+
+
+def verify(folder: str | Path, ranks: Ranks | None = None) -> int:
     """Read every file of a checkpoint and compare it with what was written.
 
+    Args:
+        ranks: the processes that do it together, each its share of the files; all of them call it.
+
+    Returns:
+        Bytes read by this process.
+
     Raises:
-        CheckpointError: names each file that is missing, truncated or altered, and another checkpoint to use.
+        CheckpointError: on every rank; names each file that is missing, truncated or altered, and another checkpoint.
     """
-    found = problems(Path(folder), checksums=True)
-    if found:
-        others = [saved.path for saved in checkpoints(Path(folder).parent) if saved.path != Path(folder)]
-        todo = f"resume from {others[0]}" if others else "no other checkpoint is beside it"
-        raise CheckpointError(f"{folder} is damaged", "; ".join(found), todo)
+    folder, ranks = Path(folder), ranks or Ranks()
+    found, read = [], 0
+    try:
+        files = read_manifest(folder).files
+    except CheckpointError as error:
+        found = [f"{error.what}: {error.why}"]
+    else:
+        for name in share_out({name: size for name, (size, _) in files.items()}, ranks.world)[ranks.rank]:
+            found.append(file_problem(folder, name, *files[name], True))
+            read += files[name][0]
+    told = [json.loads(text) for text in ranks.exchange(json.dumps([each for each in found if each]))]
+    wrong = list(dict.fromkeys(each for one in told for each in one))
+    if wrong:
+        raise damaged(folder, wrong)
+    return read
 
 
 def checkpoints(root: str | Path) -> list[Saved]:
@@ -88,8 +113,7 @@ def checkpoints(root: str | Path) -> list[Saved]:
         if named and path.is_dir():
             if problems(path):
                 continue
-            saved_at = float(read_json(path / MANIFEST).get("saved_at", 0.0))
-            found.append(Saved(path, int(named[1]), saved_at))
+            found.append(Saved(path, int(named[1]), read_manifest(path).saved_at))
     # `checkpoint-N.old` was moved aside for a new `checkpoint-N`; it counts only while that one is absent.
     present = {saved.path for saved in found}
     found = [s for s in found if not s.path.name.endswith(".old") or s.path.with_suffix("") not in present]
@@ -105,13 +129,49 @@ def latest_checkpoint(root: str | Path) -> Path | None:
     for path in Path(root).glob("checkpoint-*"):
         if _NAME.match(path.name) and (wrong := problems(path)):
             _log.warning("%s is passed over: %s", path, wrong[0])
-    pointer = Path(root) / LATEST
-    if pointer.is_file():
-        named = Path(root) / pointer.read_text(encoding="utf-8").strip()
+    if named := pointed(Path(root) / LATEST):
         for saved in found:
             if saved.path in (named, named.with_name(named.name + ".old")):
                 return saved.path
     return found[0].path if found else None
+
+
+def pointed(pointer: Path) -> Path | None:
+    """The folder that a file `latest` or `best` names, whether it exists or not; `None` without such a file."""
+    try:
+        name = pointer.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return pointer.with_name(name) if _NAME.match(name) else None
+
+
+def newest_folder(root: str | Path) -> Path | None:
+    """Return the checkpoint that was saved last, whole or damaged; `None` when there is none.
+
+    It is the one that `latest` names, or its `.old` where a kill came between two renames; else the one of the highest
+    step. What has no manifest is none of ours.
+    """
+    there = {}
+    for path in Path(root).iterdir() if Path(root).is_dir() else ():
+        if (named := _NAME.match(path.name)) and (path / MANIFEST).is_file():
+            there[path] = int(named[1])
+    latest = pointed(Path(root) / LATEST)
+    for path in (latest, latest.with_name(latest.name + ".old")) if latest else ():
+        if path in there:
+            return path
+    return max(there, key=lambda path: (there[path], path.suffix != ".old"), default=None)
+
+
+def last_good(root: str | Path) -> Path | None:
+    """Return the newest checkpoint whose every file has its checksum; reads them, the newest first."""
+    for saved in checkpoints(root):
+        try:
+            verify(saved.path)
+        except CheckpointError as error:
+            _log.warning("%s is passed over: %s", saved.path, error.why)
+        else:
+            return saved.path
+    return None
 
 
 def read_state(folder: str | Path) -> dict[str, Any]:
@@ -120,7 +180,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the checkpoint is not whole, or the file is not JSON.
     """
-    found = problems(Path(folder))
+    found = problems(Path(folder), SMALL)
     if found:
         raise CheckpointError(f"{folder} is not a whole checkpoint", "; ".join(found), "use another checkpoint")
     return read_json(Path(folder) / STATE)
@@ -184,8 +244,7 @@ def put_in_place(beside: Path, target: Path, disk: Disk) -> None:
     `target` stays beside it, whole, until `latest` has moved.
     """
     old, pointer = target.with_name(target.name + ".old"), target.with_name(LATEST)
-    pointing = pointer.with_name(LATEST + ".tmp")
-    disk.write(pointing, f"{target.name}\n".encode())
+    pointing = _pointing(pointer, target.name, disk)
     if target.exists():
         if old.exists():
             disk.remove(old)
@@ -198,6 +257,20 @@ def put_in_place(beside: Path, target: Path, disk: Disk) -> None:
         _discard(old, disk)
 
 
+def _pointing(pointer: Path, name: str, disk: Disk) -> Path:
+    beside = pointer.with_name(pointer.name + ".tmp")
+    disk.write(beside, f"{name}\n".encode())
+    return beside
+
+
+def point(pointer: Path, name: str, disk: Disk) -> None:
+    """Make the file `pointer` name the checkpoint `name` beside it, at once."""
+    if pointed(pointer) == pointer.with_name(name):
+        return
+    disk.rename(_pointing(pointer, name, disk), pointer)
+    disk.sync_folder(pointer.parent)
+
+
 def _discard(path: Path, disk: Disk) -> None:
     """Remove a checkpoint so that a kill leaves it whole or unmistakably gone."""
     gone = path.with_name(path.name + ".gone.tmp")
@@ -208,7 +281,10 @@ def _discard(path: Path, disk: Disk) -> None:
 
 
 def prune(newest: Path, limit: int | None, keep: Collection[str], disk: Disk) -> None:
-    """Delete the oldest whole checkpoints beyond `limit`; never `newest`, never those named in `keep`."""
+    """Delete the oldest whole checkpoints beyond `limit`; never `newest`, never those named in `keep`.
+
+    Damaged ones are not counted, so that they do not push out a good one.
+    """
     if limit is None or limit <= 0:
         return
     found = checkpoints(newest.parent)

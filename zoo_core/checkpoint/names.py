@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["FORMAT", "GROUPS", "LATEST", "MANIFEST", "STATE", "stored_as"]
+__all__ = ["BEST", "FORMAT", "GROUPS", "LATEST", "MANIFEST", "STATE", "stored_as"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 LATEST = "latest"
+BEST = "best"
 GROUPS = {"model": "weights", "optimizer": "optimizer states", "master_weights": "master weights"}
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.checkpoint.disk import Disk, as_json
-from zoo_core.checkpoint.folders import clean, identity, prune, put_in_place
-from zoo_core.checkpoint.names import FORMAT, MANIFEST, STATE, stored_as
+from zoo_core.checkpoint.folders import clean, identity, point, prune, put_in_place
+from zoo_core.checkpoint.manifest import sealed
+from zoo_core.checkpoint.names import BEST, FORMAT, MANIFEST, STATE, stored_as
 from zoo_core.checkpoint.places import Place, whole_place
 from zoo_core.checkpoint.shards import DEFAULT_SHARD_SIZE, Entry, index_json, plan_files
 from zoo_core.checkpoint.writer import Extras, LocalTensor, Ranks, Sums, measured, write_folder
@@ -94,6 +95,7 @@ def save_checkpoint(
     max_shard_size: int = DEFAULT_SHARD_SIZE,
     save_total_limit: int | None = None,
     keep: Collection[str] = (),
+    best: str | None = None,
     disk: Disk | None = None,
 ) -> Path:
     """Write `ROOT/checkpoint-STEP`; called by every rank together, with the same `entries`, `table` and `step`.
@@ -108,7 +110,9 @@ def save_checkpoint(
         layout: degrees it is written under; `tensor_parallel_degree` also gives the padding remarks.
         extras: small files of this rank, under names no other rank uses (`rng/rank-00003.bin`).
         files: small files written by rank 0: the tokenizer's.
-        keep: names of checkpoints that `save_total_limit` must not delete (the best one).
+        keep: names of checkpoints that `save_total_limit` must not delete.
+        best: name of the best checkpoint, this one or an older; the file `best` is made to name it, before any is
+            deleted, and `save_total_limit` keeps it.
 
     Returns:
         The folder.
@@ -136,8 +140,7 @@ def save_checkpoint(
         last["config.json"] = as_json(config.to_hf())
         last.update({name: c.read_bytes() if isinstance(c, Path) else c for name, c in (files or {}).items()})
         listed = sums | {name: measured(content) for name, content in last.items()}
-        manifest = {"format": FORMAT, "step": step, "saved_at": time.time(), "files": dict(sorted(listed.items()))}
-        return last | {MANIFEST: as_json(manifest)}
+        return last | {MANIFEST: sealed(step, time.time(), listed)}
 
     def prepare() -> None:
         if root.is_dir():
@@ -145,7 +148,9 @@ def save_checkpoint(
 
     def replace(beside: Path, at: Path) -> None:
         put_in_place(beside, at, disk)
-        prune(at, save_total_limit, keep, disk)
+        if best is not None:
+            point(root / BEST, best, disk)
+        prune(at, save_total_limit, {*keep, best or ""}, disk)
 
     write_folder(target, plan, tensors, _locate, finish, ranks, disk, extras, prepare, replace)
     return target

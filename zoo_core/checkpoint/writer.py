@@ -1,6 +1,6 @@
 """All ranks write one folder together, each its own slices at their places in the files; nothing is gathered.
 
-1. Rank 0 makes `FOLDER.tmp` with every file at its full size. 2. Every rank writes its slices and syncs them.
+1. Rank 0 makes `FOLDER.XXXX.tmp` with every file at its full size. 2. Every rank writes its slices and syncs them.
 3. The files are shared out and their checksums taken. 4. Rank 0 adds the small files, syncs and renames the folder.
 After each stage the ranks tell each other how it went, so a full disk on one of them is the same error on all, and
 no stage begins before the last has ended everywhere.
@@ -8,13 +8,15 @@ no stage begins before the last has ended everywhere.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ import numpy as np
 
 from zoo_core.checkpoint.disk import Disk, checksum
 from zoo_core.checkpoint.dtypes import Array, convert, item_size, storage
+from zoo_core.checkpoint.manifest import share_out
 from zoo_core.checkpoint.places import Place, runs
+from zoo_core.checkpoint.ranks import Ranks
 from zoo_core.checkpoint.shards import Located, ShardFile
 from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.layout import Rule, local_shape
@@ -61,25 +65,6 @@ class LocalTensor:
     writes: bool = True
 
 
-def _alone(text: str) -> Sequence[str]:
-    return [text]
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that save together.
-
-    Args:
-        rank: of `world`, counted over all processes.
-        exchange: gives this process's text to all and returns everybody's in rank order; a barrier. It must allow
-            for the time the slowest rank needs to write its part.
-    """
-
-    rank: int = 0
-    world: int = 1
-    exchange: Callable[[str], Sequence[str]] = field(default=_alone)
-
-
 @contextmanager
 def _told(ranks: Ranks, report: dict[str, Any], what: str) -> Iterator[dict[str, Any]]:
     """Run a stage, exchange what it reports, and raise everywhere what failed anywhere.
@@ -93,7 +78,10 @@ def _told(ranks: Ranks, report: dict[str, Any], what: str) -> Iterator[dict[str,
         failure = error
         report.clear()
         report["error"], report["todo"] = _reason(error)
-    everyone = [json.loads(text) for text in ranks.exchange(json.dumps(report))]
+    try:
+        everyone = [json.loads(text) for text in ranks.exchange(json.dumps(report))]
+    except ZooError as error:  # a rank has died
+        raise CheckpointError(what, *_reason(error)) from error
     if failure is not None and not isinstance(failure, OSError | ZooError):
         raise failure
     for rank, told in enumerate(everyone):
@@ -153,27 +141,31 @@ def write_folder(
         CheckpointError: the disk is full, a rank failed, or a tensor was not written whole; on every rank. The
             temporary folder is gone.
     """
-    beside = target.with_name(target.name + ".tmp")
+    # a name of its own: a process of an earlier run that was not killed with the others may still write to its folder
+    beside = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     what = f"could not save {target}"
     files = [file for group in plan.values() for file in group]
     try:
         digest = f"{zlib.crc32(b''.join(file.header for file in files)):08x}"
-        with _told(ranks, {"plan": digest}, what) as report:
+        with _told(ranks, {"plan": digest, "beside": beside.name}, what) as report:
             if ranks.rank == 0:
+                _sweep(target, disk)
                 if prepare is not None:
                     prepare()
                 _create(beside, files, disk)
+        beside = target.with_name(report["all"][0]["beside"])
         if len({told["plan"] for told in report["all"]}) > 1:
             raise CheckpointError(what, "the ranks do not agree on which tensors there are", "")
         with _told(ranks, {"extras": list(extras or {})}, what) as report:
             report["counts"] = _write_slices(beside, plan, tensors, locate, disk)
             write_files(beside, extras or {}, disk)
         _check_whole(plan, [told["counts"] for told in report["all"]], what)
-        names = [file.name for file in files] + [name for told in report["all"] for name in told["extras"]]
+        sizes = {file.name: file.size for file in files}
+        sizes |= {name: 0 for told in report["all"] for name in told["extras"]}
         with _told(ranks, {}, what) as report:
             report["sums"] = {
                 name: {"size": (beside / name).stat().st_size, "crc32": checksum(beside / name)}
-                for name in names[ranks.rank :: ranks.world]
+                for name in share_out(sizes, ranks.world)[ranks.rank]
             }
         sums: Sums = {name: facts for told in report["all"] for name, facts in told["sums"].items()}
         with _told(ranks, {}, what):
@@ -189,10 +181,15 @@ def write_folder(
         raise
 
 
+def _sweep(target: Path, disk: Disk) -> None:
+    """Remove what saves of this target that were killed have left."""
+    if target.parent.is_dir():
+        for left in sorted(target.parent.glob(f"{glob.escape(target.name)}.*.tmp")):
+            disk.remove(left)
+
+
 def _create(beside: Path, files: Sequence[ShardFile], disk: Disk) -> None:
     disk.folder(beside.parent)
-    if beside.exists():
-        disk.remove(beside)
     needed, free = sum(file.size for file in files) + _MARGIN, shutil.disk_usage(beside.parent).free
     if free < needed:
         why = f"it takes {needed / 1e6:,.1f} MB, {beside.parent} has {free / 1e6:,.1f} MB free"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint
+from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint, verify
+from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.checkpoint.writer import Extras
 from zoo_core.engine.build import Source
+from zoo_core.engine.channel import Channel
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.parts import Parts, element_type, read_state, read_weight
+from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
 
-__all__ = ["from_checkpoint", "load_states", "local_tensors", "save"]
+__all__ = ["check_files", "from_checkpoint", "load_states", "local_tensors", "pending_save", "save"]
 
 
 def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32") -> Source:
@@ -63,7 +68,12 @@ def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
         )
 
 
-def save(
+def save(engine: Engine, root: Path, step: int, **more: Any) -> Path:
+    """Write `ROOT/checkpoint-STEP` and return the folder; every rank calls it. See `pending_save`."""
+    return pending_save(engine, root, step, **more)()
+
+
+def pending_save(
     engine: Engine,
     root: Path,
     step: int,
@@ -73,30 +83,39 @@ def save(
     max_shard_size: int = 5 * 10**9,
     save_total_limit: int | None = None,
     keep: Collection[str] = (),
-) -> Path:
-    """Write `ROOT/checkpoint-STEP`; every rank calls it.
+    best: str | None = None,
+    states: bool = True,
+    copied: bool = False,
+) -> Callable[[], Path]:
+    """Return what writes `ROOT/checkpoint-STEP` when it is called; every rank calls both, one save at a time.
 
     Args:
         state: what the training loop needs to resume, as JSON values.
         files: small files that go along: the tokenizer's.
+        best: name of the best checkpoint so far.
+        states: whether the optimizer's states are saved too.
+        copied: copy now what this rank writes, so that the rest may be done in a thread while training goes on. The
+            copy goes away tensor by tensor as it is written. Otherwise memory is that of one tensor.
 
     Returns:
-        The folder.
-
-    Raises:
-        CheckpointError: on every rank; what was there before is whole.
+        A call that gives the folder and raises `CheckpointError` on every rank; what was there before is whole then.
     """
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
     roles: tuple[str, ...] = ()
     powers, scale = None, None
-    if updater is not None:
+    if updater is not None and states:
         master = updater.adamw._multi_precision
         roles = ("moment1", "moment2", "master") if master else ("moment1", "moment2")
         powers, scale = updater.powers(), updater.loss_scale.state()
-    return save_checkpoint(
+    tensors = local_tensors(engine, states)
+    if copied:
+        tensors = _drained(deque(tensor for tensor in tensors if tensor.writes))
+    channel = _channel(mesh)
+    return partial(
+        save_checkpoint,
         root,
         step,
-        local_tensors(engine),
+        tensors,
         entries=contents(
             engine.table,
             weight=engine.dtype,
@@ -117,24 +136,62 @@ def save(
             "expert_parallel_degree": plan.expert,
             "sequence_parallel": int(plan.sequence_parallel),
         },
-        ranks=Ranks(mesh.rank, plan.world, mesh.exchange),
+        ranks=channel,
         files=files,
         max_shard_size=max_shard_size,
         save_total_limit=save_total_limit,
         keep=keep,
+        best=best,
     )
+
+
+def _drained(held: deque[LocalTensor]) -> Iterator[LocalTensor]:
+    while held:
+        yield held.popleft()
+
+
+def check_files(folder: Path, mesh: Mesh) -> None:
+    """Compare every file of a zoo checkpoint with its checksum, each rank a share of them; every rank calls it.
+
+    A Hugging Face folder, which has no checksums, passes.
+
+    Raises:
+        CheckpointError: on every rank; names the damaged files and another checkpoint.
+    """
+    if (folder / MANIFEST).is_file():
+        verify(folder, _channel(mesh))
+
+
+_opened: list[Channel] = []
+
+
+def _channel(mesh: Mesh) -> Ranks:
+    """The processes of this run, which open their sockets at the first call, on all ranks."""
+    world = mesh.plan.world
+    if world == 1:
+        return Ranks()
+    if not _opened:
+        _opened.append(Channel(mesh.rank, world, mesh.exchange))
+    return Ranks(mesh.rank, world, _opened[0].exchange)
 
 
 def load_states(engine: Engine, reader: Reader) -> None:
     """Fill the optimizer's states from a zoo checkpoint, whatever layout wrote it.
 
     Raises:
-        CheckpointError: a state is missing or has another shape.
+        CheckpointError: a state is missing or has another shape; or the checkpoint was saved without states.
     """
     updater, mesh = engine.updater, engine.mesh
     if updater is None:
         return
     updater.make_states()
+    first = next(iter(updater.states()), None)
+    if first is not None and not reader.has(first.name, first.role):
+        raise CheckpointError(
+            f"{reader.folder} has no optimizer states",
+            f"{first.role} of {first.name} is not in it; --ignore_save_lr_and_optim saves weights alone",
+            "--ignore_load_lr_and_optim goes on from its weights alone",
+        )
     for state in updater.states():
         values = read_state(reader, state.name, state.role, mesh.plan.tensor, mesh.place.tensor, state.flat)
         state.tensor.set_value(values.reshape(state.tensor.shape))

@@ -8,9 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.arguments import Arguments
-from zoo_core.checkpoint import Reader, check_output, checkpoints, find_weights, latest_checkpoint, read_state
-from zoo_core.checkpoint.folders import identity
+from zoo_core.checkpoint import (
+    Reader,
+    check_output,
+    check_unlocked,
+    checkpoints,
+    find_weights,
+    last_good,
+    read_state,
+)
+from zoo_core.checkpoint.folders import SMALL, damaged, identity, newest_folder, problems
 from zoo_core.config import ModelConfig
+from zoo_core.engine.launch import in_worker
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
 from zoo_core.train.prepared import Prepared
@@ -29,6 +38,8 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
         ConfigError: no corpus is named, or arguments contradict what is there.
         TokenizerError: the tokenizer cannot be read.
     """
+    if not in_worker():  # the first worker holds the lock while the others look at the folder
+        check_unlocked(arguments.training.output_dir)
     event_kinds(arguments)
     _comparable(arguments)
     weights = _weights(arguments, found)
@@ -90,17 +101,21 @@ def _resume(arguments: Arguments, config: ModelConfig) -> Path | None:
     wanted, root = arguments.training.resume_from_checkpoint, Path(arguments.training.output_dir)
     if not wanted:
         return None
-    path = Path(wanted).expanduser()
-    if wanted == "latest":
-        path = root
-    latest = latest_checkpoint(path) if path.is_dir() else None
-    if latest is not None:
-        path = latest
+    path = root if wanted in ("latest", "last_good") else Path(wanted).expanduser()
+    newest = last_good(path) if wanted == "last_good" else newest_folder(path)
+    if newest is not None:
+        path = newest
     elif not (path / "manifest.json").is_file():
         there = "no whole checkpoint in it" if path.is_dir() else "no such folder"
         others = checkpoints(root)
         todo = f"--resume {others[0].path}" if others else "leave --resume out to start from the beginning"
         raise CheckpointError(f"cannot resume from {path}", there, todo)
+    if wrong := problems(path, SMALL):
+        error = damaged(path, wrong)
+        more = "--resume last_good takes the newest whose files are all as they were written"
+        raise CheckpointError(
+            error.what, error.why, f"{error.todo}; {more}" if checkpoints(path.parent) else error.todo
+        )
     stored = read_state(path).get("model")
     if isinstance(stored, Mapping):
         here = identity(config, int(stored.get("parameters", 0)))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import math
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from zoo_core.arguments import Arguments
-from zoo_core.checkpoint import Reader
+from zoo_core.checkpoint import FolderLock, Reader
 from zoo_core.engine import state as states
 from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import handle_stop_signals, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
-from zoo_core.errors import ZooError
+from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.datasets import open_data
@@ -53,8 +56,34 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
     set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
     with without_notices():
         mesh = make_mesh(plan)
+    lock = _lock(mesh, Path(arguments.training.output_dir))
+    try:
+        return _run(arguments, mesh, found, prepared, words, begin)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _lock(mesh: Mesh, root: Path) -> FolderLock | None:
+    """Take the output folder for this run, on the first rank.
+
+    Raises:
+        CheckpointError: on every rank: another run has it.
+    """
+    lock, told = None, ""
+    if mesh.rank == 0:
+        try:
+            lock = FolderLock(root)
+        except CheckpointError as error:
+            told = json.dumps([error.what, error.why, error.todo])
+    failed = mesh.exchange(told)[0]
+    if failed:
+        raise CheckpointError(*json.loads(failed))
+    return lock
+
+
+def _run(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, words: Sequence[str], begin: float) -> int:
     data = open_data(arguments, mesh, prepared)
-    engine = _engine(arguments, mesh, found, prepared)
     training, root = arguments.training, Path(arguments.training.output_dir)
     folder = Path(training.logging_dir or root / "runs")
     kinds = event_kinds(arguments) if mesh.rank == 0 else frozenset()
@@ -62,7 +91,7 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
     session = Session(
         arguments,
         found.name + (f" ({arguments.model.scale})" if arguments.model.scale else ""),
-        engine,
+        _engine(arguments, mesh, found, prepared),
         data,
         schedule_of(training, data.max_steps),
         LossTable(root / "loss.csv"),
@@ -72,26 +101,37 @@ def run(arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, word
     )
     if session.is_first:
         session.table.open(data.first_step)
-    stopped_at = _train(session) if training.do_train else None
-    if stopped_at is not None:
-        _finish_records(session)
-        if session.is_first:
-            print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
-            print(f"resume     {resume_command(words)}", flush=True)
-        mesh.barrier()  # a worker that ends early makes the launcher end the others
-        return _INTERRUPTED
+    try:
+        stopped_at = _train(session) if training.do_train else None
+        if stopped_at is None:
+            last = _end(session, mesh, found, prepared)
+    except Exception:
+        _leave_saved(session)
+        raise
+    _finish_records(session)
+    if session.is_first and stopped_at is not None:
+        print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
+        print(f"resume     {resume_command(words)}", flush=True)
+    elif session.is_first:
+        print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
+    mesh.barrier()  # a worker that ends early makes the launcher end the others
+    return 0 if stopped_at is None else _INTERRUPTED
+
+
+def _end(session: Session, mesh: Mesh, found: Found, prepared: Prepared) -> int:
+    """What follows the last step: evaluations, the last checkpoint, the best model; returns the step it is at."""
+    training, data = session.arguments.training, session.data
     last = max(data.max_steps, data.first_step) if training.do_train else data.first_step
     if data.valid is not None and session.evaluated_at != last:
         session.evaluate(last, data.valid)
-    if data.test is not None:
-        session.evaluate(last, data.test, "test")
     if training.do_train and training.save_strategy != "no" and last not in (session.saved_at, data.first_step):
         session.save(last)
-    _finish_records(session)
-    if session.is_first:
-        print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
-    mesh.barrier()
-    return 0
+    session.finish_saving()
+    if training.load_best_model_at_end and session.best is not None and session.best.step != last:
+        _take_best(session, mesh, found, prepared, session.best)
+    if data.test is not None:
+        session.evaluate(last, data.test, "test")
+    return last
 
 
 def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) -> Engine:
@@ -102,6 +142,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
     if prepared.start is None:
         source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
         return Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
+    states.check_files(prepared.start, mesh)
     table = found.architecture.table(config)
     with Reader(prepared.start, table, other_fusing(found, config)) as reader:
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
@@ -110,6 +151,22 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
             states.load_states(engine, reader)
     logger.info("weights from %s", prepared.start)
     return engine
+
+
+def _leave_saved(session: Session) -> None:
+    """Before a failure ends the run, let what is being saved come to the disk; its own failure is only told."""
+    try:
+        session.finish_saving()
+    except Exception as error:
+        logger.error("%s", error)
+
+
+def _take_best(session: Session, mesh: Mesh, found: Found, prepared: Prepared, best: Best) -> None:
+    """Replace the model of the last step by that of the best evaluation, for what comes after training."""
+    del session.engine
+    gc.collect()  # layers refer to each other: one model at a time
+    folder = session.root / f"checkpoint-{best.step}"
+    session.engine = _engine(session.arguments, mesh, found, replace(prepared, resume=folder))
 
 
 def _train(session: Session) -> int | None:
@@ -129,10 +186,12 @@ def _train(session: Session) -> int | None:
             with session.watch.step():
                 with session.watch.read():
                     batches = next(steps)
-                result = engine.train_step(batches, rate, stop_requested())
+                result = engine.train_step(batches, rate, stop_requested() or session.saving.failed)
             _check_finite(session, step, result.loss, result.grad_norm, rate)
             session.log_step(step, result.loss, rate, result.grad_norm)
             progress.advance(result.loss)
+            if result.stop:  # asked for, or a save has failed: all ranks know of either by now
+                session.finish_saving()
             if data.valid is not None and session.is_due(training.evaluation_strategy, training.eval_steps, step):
                 session.evaluate(step, data.valid)
             if session.is_due(training.save_strategy, training.save_steps, step):
@@ -140,6 +199,7 @@ def _train(session: Session) -> int | None:
             if result.stop and step < data.max_steps:
                 if session.saved_at != step:
                     session.save(step)
+                session.finish_saving()
                 return step
     return None
 
@@ -154,6 +214,7 @@ def _check_finite(session: Session, step: int, loss: float, norm: float, rate: f
     if math.isfinite(loss) and (math.isfinite(norm) or scaled):
         return
     _finish_records(session)
+    _leave_saved(session)
     session.engine.mesh.barrier()  # a worker that ends early makes the launcher end the others
     newest = session.newest()
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"

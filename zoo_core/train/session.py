@@ -6,20 +6,22 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo_core.arguments import Arguments
-from zoo_core.checkpoint import checkpoints
+from zoo_core.checkpoint import Background, checkpoints
 from zoo_core.engine import state as states
 from zoo_core.engine.engine import Engine
+from zoo_core.errors import CheckpointError
 from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.datasets import RunData
 from zoo_core.train.evaluation import Evaluated, Evaluation
 from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
-from zoo_core.train.record import EventWriters, LossTable, recorded
+from zoo_core.train.record import EventWriters, LossTable
 from zoo_core.train.schedule import Schedule
 from zoo_core.train.usage import Usage, flops_per_token, usage
 
@@ -60,6 +62,7 @@ class Session:
         events: event files; none on ranks other than the first.
         files: of the tokenizer, for checkpoints.
         best: the best evaluation so far.
+        saving: where a checkpoint is written while training goes on.
     """
 
     arguments: Arguments
@@ -75,6 +78,7 @@ class Session:
     metrics: dict[str, float] = field(default_factory=dict)
     evaluated_at: int = -1
     saved_at: int = -1
+    saving: Background = field(default_factory=Background)
     _usage: Usage | None = None
     _written: float = 0.0
 
@@ -135,7 +139,9 @@ class Session:
     def _compare(self, step: int, found: Evaluated) -> None:
         training = self.arguments.training
         saved = step == self.data.max_steps or self.is_due(training.save_strategy, training.save_steps, step)
-        if not training.load_best_model_at_end or not saved:  # the best is a checkpoint, and one that stays
+        if (
+            not training.load_best_model_at_end or not saved or training.save_strategy == "no"
+        ):  # the best is a checkpoint, and one that stays
             return
         metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
         value = found.perplexity if metric == "ppl" else found.loss
@@ -143,29 +149,60 @@ class Session:
         if self.best is None or sign * value < sign * self.best.value:
             self.best = Best(step, value)
 
-    def save(self, step: int) -> Path:
-        """Write a checkpoint together with all ranks; says where.
+    def save(self, step: int) -> None:
+        """Write a checkpoint together with all ranks, or begin to; says where.
+
+        With `async_save` the files are written in a thread, from a copy. The save before is waited for, so there is
+        one copy at a time.
 
         Raises:
-            CheckpointError: on every rank; what was there before is whole.
+            CheckpointError: on every rank; what was there before is whole. Of this save, or of the one before.
         """
-        begin = time.perf_counter()
+        self.finish_saving()
+        begin, training = time.perf_counter(), self.arguments.training
         self.write_table()
-        path = states.save(
+        write = states.pending_save(
             self.engine,
             self.root,
             step,
             state=self._state(step),
             files=self.files,
-            save_total_limit=self.arguments.training.save_total_limit,
-            keep=[f"checkpoint-{self.best.step}"] if self.best else (),
+            save_total_limit=training.save_total_limit,
+            best=f"checkpoint-{self.best.step}" if self.best else None,
+            states=not training.ignore_save_lr_and_optim,
+            copied=training.async_save,
         )
         self.saved_at = step
-        if self.is_first and self.best and self.best.step == step:
-            with recorded(self.root / "best") as stream:
-                stream.write(f"{path.name}\n".encode())
-        logger.info("saved %s in %.2f s", path, time.perf_counter() - begin)
-        return path
+
+        def work() -> None:
+            path = write()
+            logger.info("saved %s in %.2f s", path, time.perf_counter() - begin)
+
+        if training.async_save:
+            self.saving.start(work)
+            logger.info("saving step %d while training goes on, copied in %.2f s", step, time.perf_counter() - begin)
+        else:
+            with self._offering_another():
+                work()
+
+    def finish_saving(self) -> None:
+        """Wait until what is being saved is on the disk; every rank calls it.
+
+        Raises:
+            CheckpointError: on every rank: it could not be saved. What was there before is whole.
+        """
+        with self._offering_another():
+            self.saving.wait()
+
+    @contextmanager
+    def _offering_another(self) -> Iterator[None]:
+        """Add the checkpoint that is left to what a failed save says."""
+        try:
+            yield
+        except CheckpointError as error:
+            left = self.newest()
+            more = f"{left} is whole: --resume goes on from it" if left else "no checkpoint was saved before"
+            raise CheckpointError(error.what, error.why, "; ".join(filter(None, (error.todo, more)))) from error
 
     def _state(self, step: int) -> dict[str, Any]:
         data = self.data
