@@ -19,7 +19,7 @@ def task_of(model: str, layout: str, save_halfway: bool = False) -> dict[str, An
     last = cases.steps_of(model)
     steps: dict[str, Any] = {"evaluate_at": [cases.HALFWAY]}
     if save_halfway:
-        steps["save_at"] = [cases.HALFWAY]
+        steps["save_at"] = [cases.halfway_of(model)]
     weights = {"save_at": [last], "logits": True}
     return {
         "id": cases.task_id(model, layout),
@@ -35,8 +35,9 @@ def task_of(model: str, layout: str, save_halfway: bool = False) -> dict[str, An
 
 def resume_of(model: str, source: str, layout: str, folder: Path) -> dict[str, Any]:
     """Going on, halfway, from the checkpoint of a case below `folder`."""
-    saved = folder / cases.task_id(model, source) / "steps" / f"checkpoint-{cases.HALFWAY}"
-    run = {"epsilon": cases.DEFAULT_EPSILON, "first": cases.HALFWAY, "load": str(saved), "resave": True}
+    halfway = cases.halfway_of(model)
+    saved = folder / cases.task_id(model, source) / "steps" / f"checkpoint-{halfway}"
+    run = {"epsilon": cases.DEFAULT_EPSILON, "first": halfway, "load": str(saved), "resave": True}
     return task_of(model, layout) | {"id": cases.task_id(model, f"{source}-to-{layout}"), "runs": {"resumed": run}}
 
 

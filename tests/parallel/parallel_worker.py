@@ -24,6 +24,7 @@ from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
+from zoo_core.engine.parts import Parts
 from zoo_core.engine.state import from_checkpoint, load_states, save
 from zoo_core.plan import Plan, Request, compose
 from zoo_core.registry import registry
@@ -110,6 +111,8 @@ class Task:
         """
         folder, last = self.folder / name, last or cases.steps_of(self.task["model"])
         engine = self.engine(epsilon, Path(load) if load else None)
+        # tests/checkpoint simulates ranks by this
+        assert engine.held.keys() == set(Parts(self.mesh.plan, self.mesh.rank, engine.table).names())
         if resave:
             save(engine, folder / "resaved", first, state={})
         steps, evaluations = [], []

@@ -11,24 +11,25 @@ from parallel_cases import TOLERANCE, task_id
 from parallel_jobs import tensors
 
 PAIRS = [
-    ("llama", "tp2xpp2", "single"),
-    ("llama", "tp2xpp2", "dp2"),
-    ("llama", "tp2xpp2", "sharding2-stage3"),
-    ("llama", "sharding2-stage1", "sharding2-stage2"),
-    ("llama", "sharding2-stage2", "sharding2-stage2"),
-    ("llama", "sharding2-stage3", "sharding2-stage3"),
-    ("llama", "dp2xsharding2-stage2", "tp2+sp"),
     ("llama", "tp2xpp2", "tp2xpp2"),
-    ("llama", "tp2xpp2", "tp4"),
     ("llama", "tp2xpp2", "tp2xpp2xsharding2-stage1"),
-    ("qwen", "tp4", "tp2"),
-    ("qwen", "tp4", "pp2xsharding2-stage1"),
-    ("qwen", "pp2xsharding2-stage1", "pp2xsharding2-stage1"),
-    ("qwen-8", "pp4-interleaved", "single"),
-    ("llama-fused", "tp2xsharding2-stage3", "tp2xsharding2-stage3"),
+    ("llama", "sharding2-stage3", "nodes2-dp2xtp2"),
     ("llama-fused", "tp4", "tp2xsharding2-stage3"),
+    ("qwen", "tp4", "pp2xsharding2-stage1"),
+    ("qwen-8", "pp4-interleaved", "single"),
+    ("gpt3-8", "pp4-interleaved", "pp4-interleaved"),
+    ("gpt3", "tp2xpp2", "sharding2-stage2"),
+    ("bloom", "tp2xsharding2-stage1", "sharding2-stage3"),
+    ("baichuan", "tp2xpp2", "tp2+sp"),
+    ("chatglm", "tp2xpp2", "sharding2-stage1"),
+    ("deepseek_v3", "ep2xtp2+sp", "pp2"),
+    ("deepseek_v3", "tp2xpp2", "ep4xdp2xsharding2-stage1"),
+    ("deepseek_v3", "ep2xdp4", "ep2xpp2"),
+    ("opt", "sharding2-stage2", "sharding2-stage2"),
+    ("glm", "sharding2-stage3", "sharding2-stage3"),
 ]
-"""(model, layout that saves, layout that goes on)."""
+"""(model, layout that saves, layout that goes on): every family; gpt3 and glm have dropout, with the masks of the
+step's number. What saves is a case of test_equality too, so that going on is all that is added."""
 
 pytestmark = pytest.mark.parametrize(
     ("model", "source", "layout"), PAIRS, ids=[f"{model}-{source}-to-{layout}" for model, source, layout in PAIRS]
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.parametrize(
 
 
 def test_loaded_states_are_the_saved_ones(trained, model, source, layout):
-    step = f"checkpoint-{cases.HALFWAY}"
+    step = f"checkpoint-{cases.halfway_of(model)}"
     saved = trained.path(task_id(model, source)) / "steps" / step
     again = trained.path(task_id(model, f"{source}-to-{layout}")) / "resumed" / "resaved" / step
     for group in ("model", "optimizer"):
@@ -50,8 +51,9 @@ def test_loaded_states_are_the_saved_ones(trained, model, source, layout):
 
 def test_the_same_losses_follow(trained, model, source, layout):
     found = trained.of(task_id(model, f"{source}-to-{layout}"))["resumed"]["steps"]
-    assert len(found) == cases.STEPS - cases.HALFWAY
+    halfway = cases.halfway_of(model)
+    assert len(found) == cases.steps_of(model) - halfway >= 3
     if source == layout:
-        assert found == trained.of(task_id(model, layout))["steps"]["steps"][cases.HALFWAY :]
-    single = trained.of(task_id(model, "single"))["steps"]["steps"][cases.HALFWAY :]
+        assert found == trained.of(task_id(model, layout))["steps"]["steps"][halfway:]
+    single = trained.of(task_id(model, "single"))["steps"]["steps"][halfway:]
     np.testing.assert_allclose(found, single, **TOLERANCE)
