@@ -59,8 +59,27 @@ def test_each_dropout_acts_in_training_and_not_in_evaluation(name):
 def test_a_sequence_longer_than_the_positions_is_refused():
     model = ARCH.build_model(TINY.replace(max_position_embeddings=6))
     assert model(Batch(paddle.zeros([1, 6], dtype="int64"))).logits.shape == [1, 6, 512]
-    with pytest.raises(ConfigError, match="max_position_embeddings"):
+    with pytest.raises(ConfigError, match="position 6 is beyond the model's 6"):
         model(Batch(paddle.zeros([1, 7], dtype="int64")))
+
+
+def test_a_given_position_beyond_the_table_is_refused():
+    model = ARCH.build_model(TINY.replace(max_position_embeddings=6))
+    model.eval()
+    ids = paddle.zeros([1, 1], dtype="int64")
+    assert model(Batch(ids, position_ids=ids + 5)).logits.shape == [1, 1, 512]
+    with pytest.raises(ConfigError, match="position 6 is beyond the model's 6"):
+        model(Batch(ids, position_ids=ids + 6))
+
+
+def test_packed_samples_count_from_0_each():
+    embeddings = ARCH.build_model(TINY).opt.embeddings
+    segments = paddle.to_tensor([[3, 3, 3, 7, 7, 0, 0]])
+    mask = paddle.to_tensor([[0, 1, 1, 1, 1, 0, 0]])
+    ids = paddle.zeros_like(segments)
+    assert embeddings._positions(Batch(ids, segment_ids=segments), 0).tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    padded = Batch(ids, segment_ids=segments, attention_mask=mask)
+    assert embeddings._positions(padded, 0).tolist() == [[-1, 0, 1, 0, 1, -1, -1]]
 
 
 def test_under_sequence_parallelism_positions_are_those_of_the_part(monkeypatch):

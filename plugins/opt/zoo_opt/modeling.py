@@ -38,7 +38,7 @@ class OptEmbeddings(nn.Layer):
         """Return the hidden state [B, s, H]; it takes none.
 
         Raises:
-            ConfigError: the sequence is longer than the table of positions.
+            ConfigError: a position lies beyond the table.
         """
         x_BsE = self.word_embeddings(batch.input_ids)
         x_BsH = x_BsE if self.project_in is None else self.project_in(x_BsE)
@@ -49,21 +49,36 @@ class OptEmbeddings(nn.Layer):
     def _positions(self, batch: Batch, past: int) -> Tensor:
         """Return the positions, int64 [B, S]: those of the batch, else the count of real tokens before each.
 
-        A pad token is at -1.
+        They are counted within a packed sample, and a pad token is at -1.
         """
-        if batch.position_ids is not None:
-            return batch.position_ids
-        length = batch.input_ids.shape[1]
-        if past + length > self.longest:
+        length, positions = batch.input_ids.shape[1], batch.position_ids
+        if positions is None:
+            highest = past + length - 1
+        elif not paddle.in_dynamic_mode() or (self.training and length <= self.longest):
+            # While training they count from 0 within the sequence: no need to wait for the device to say so.
+            return positions
+        else:
+            highest = int(positions.max())
+        if highest >= self.longest:
             raise ConfigError(
-                f"a sequence of {past + length} tokens",
-                f"this OPT has {self.longest} learned positions (max_position_embeddings)",
-                f"give --max_seq_length {self.longest} or less",
+                f"position {highest} is beyond the model's {self.longest}",
+                "its positions are learned, one by one (max_position_embeddings)",
+                f"shorten the sequence (max_seq_length) to {self.longest}",
             )
-        if batch.attention_mask is None:
+        return self._count(batch, past, length) if positions is None else positions
+
+    def _count(self, batch: Batch, past: int, length: int) -> Tensor:
+        if batch.attention_mask is None and batch.segment_ids is None:
             return paddle.arange(past, past + length, dtype="int64").unsqueeze(0).expand([batch.input_ids.shape[0], -1])
-        mask_BK = (batch.attention_mask != 0).astype("int64")
-        return (mask_BK.cumsum(axis=1) * mask_BK - 1)[:, -length:]
+        real_BK = paddle.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+        real_BK = (real_BK != 0).astype("int64")
+        count_BK = real_BK.cumsum(axis=1)
+        if batch.segment_ids is not None:
+            same = batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]
+            goes_on = paddle.concat([real_BK[:, :1] < 0, same], axis=1)
+            before_BK = paddle.where(goes_on, paddle.zeros_like(count_BK), count_BK - real_BK).cummax(axis=1)[0]
+            count_BK = count_BK - before_BK
+        return (count_BK * real_BK - 1)[:, -length:]
 
 
 class OptAttention(nn.Layer):
