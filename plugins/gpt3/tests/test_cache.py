@@ -56,3 +56,19 @@ def test_packed_samples_may_be_longer_than_the_table_together():
     positions = paddle.to_tensor([[*range(6), *range(6)]])
     segments = paddle.to_tensor([[0] * 6 + [1] * 6])
     assert model(Batch(paddle.zeros([1, 12], "int64"), positions, segments)).logits.shape == [1, 12, 512]
+
+
+def test_packed_samples_count_from_0_each():
+    import numpy as np
+    import paddle
+
+    from zoo_core.testing import models
+    from zoo_ops import Batch
+
+    model = models.build(ARCH, TINY, models.random_weights(ARCH.table(TINY)))
+    model.eval()
+    first, second = models.random_ids(TINY, 1, 4), models.random_ids(TINY, 1, 5, seed=1)
+    segments = paddle.to_tensor([[1] * 4 + [2] * 5])
+    packed = model(Batch(paddle.concat([first, second], axis=1), segment_ids=segments)).logits.numpy()
+    alone = np.concatenate([model(Batch(ids)).logits.numpy() for ids in (first, second)], axis=1)
+    np.testing.assert_allclose(packed, alone, rtol=1e-5, atol=1e-5)

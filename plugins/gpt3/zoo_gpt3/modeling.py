@@ -61,6 +61,8 @@ class GPTEmbeddings(nn.Layer):
     def _positions(self, batch: Batch, past: int) -> Tensor:
         """Return the position of each new token, int64 [B or 1, S], all within the table."""
         length, positions = batch.input_ids.shape[1], batch.position_ids
+        if positions is None and batch.segment_ids is not None:
+            positions = _within_samples(batch.segment_ids)
         if positions is None:
             highest = past + length - 1
             positions = paddle.arange(past, past + length, dtype="int64").unsqueeze(0)
@@ -77,6 +79,13 @@ class GPTEmbeddings(nn.Layer):
                 "max_position_embeddings",
             )
         return positions
+
+
+def _within_samples(segment_BS: Tensor) -> Tensor:
+    """Return the position of each token in its packed sample, int64 [B, S]."""
+    place_BS = paddle.arange(segment_BS.shape[1], dtype="int64").unsqueeze(0).expand_as(segment_BS)
+    goes_on = paddle.concat([place_BS[:, :1] < 0, segment_BS[:, 1:] == segment_BS[:, :-1]], axis=1)
+    return place_BS - paddle.where(goes_on, paddle.zeros_like(place_BS), place_BS).cummax(axis=1)[0]
 
 
 class GPTAttention(nn.Layer):
