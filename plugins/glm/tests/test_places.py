@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 import zoo_glm
+from zoo_core.errors import ConfigError
 from zoo_core.testing import contract
 from zoo_glm.modeling import places
 from zoo_ops import Batch
@@ -93,3 +94,13 @@ def test_without_a_start_token_id_everything_is_causal():
     assert found.prefix_BK is None
     assert found.position_BS.tolist() == [[0, 1, 2, 3]]
     assert found.block_BS.tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("tokens", [[1] * 9, [1, GMASK, START, *[1] * 7]], ids=["text", "answer"])
+def test_a_position_beyond_the_table_is_refused(tokens):
+    model = ARCH.build_model(SMALL.replace(max_position_embeddings=8))
+    model.eval()
+    assert model(Batch(paddle.to_tensor([tokens]))).logits.shape[1] == len(tokens)
+    longer = Batch(paddle.to_tensor([[*tokens, 1]]))
+    with pytest.raises(ConfigError, match="position 9 is beyond the model's"):
+        model(longer)

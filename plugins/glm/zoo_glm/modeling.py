@@ -21,6 +21,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from zoo_core.errors import ConfigError
 from zoo_glm.config import GLMConfig
 from zoo_ops import (
     Batch,
@@ -245,7 +246,12 @@ class _Positions(nn.Layer):
 
     def add_positions(self, x_BSH: Tensor, batch: Batch, cache: LayerCache | None) -> Tensor:
         if not self.config.is_130b:
-            where = places(batch, self.config, cache)
+            where, limit = places(batch, self.config, cache), self.config.max_position_embeddings
+            if batch.input_ids.shape[1] + (0 if cache is None else cache.length) > limit:
+                highest = int(paddle.maximum(where.position_BS, where.block_BS).max())
+                if highest > limit:
+                    why = f"its positions are learned, up to {limit} (max_position_embeddings)"
+                    raise ConfigError(f"position {highest} is beyond the model's", why, "shorten the sequence")
             # The hidden state may be a part of the sequence already.
             start, stop = parallel.sequence_shard(where.position_BS.shape[1])
             x_BSH = x_BSH + self.position_embeddings(where.position_BS[:, start:stop])
