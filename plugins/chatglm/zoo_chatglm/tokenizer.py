@@ -51,10 +51,8 @@ def load(path: Path | None, config: ChatGLMConfig | None = None) -> Tokenizer:
         return load_tokenizer(path, padding_side="left")
     tokenizer = ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")
     if config is not None:
-        ids = {
-            text: getattr(config, f"{name}_token_id") for name, text in (_V1_IDS if config.is_v1 else _V2_IDS).items()
-        }
-        other = tokenizer.is_v1 != config.is_v1
+        names, other = (_V1_IDS if config.is_v1 else _V2_IDS), tokenizer.is_v1 != config.is_v1
+        ids = {text: getattr(config, f"{name}_token_id") for name, text in names.items()}
         wrong = [text for text, own in ids.items() if own is not None and (other or tokenizer.token_id(text) != own)]
         if wrong:
             why = f"{', '.join(wrong)} are not there with the ids of the model's config.json"
