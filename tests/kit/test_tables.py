@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,8 +30,16 @@ for layer in range(3):
 SHAPES["head.weight"] = (8, 4)
 
 
+@dataclass(frozen=True)
+class FakeConfig:
+    num_hidden_layers: int = 3
+
+    def replace(self, **changes):
+        return replace(self, **changes)
+
+
 def family(model=None):
-    entry = SimpleNamespace(name="zoo/m", config=SimpleNamespace(num_hidden_layers=3))
+    entry = SimpleNamespace(name="zoo/m", config=FakeConfig())
     return SimpleNamespace(
         capabilities=SimpleNamespace(models=(entry,)),
         table=lambda config: expand(RULES, config.num_hidden_layers),

@@ -3,7 +3,8 @@
 Each check takes an `Architecture` (`contract.architecture(plugin)`) and raises `AssertionError`, which says what
 differs and where. A new family copies the `tests/` of `plugins/llama` and changes the names in them.
 
-- T0, without paddle: `contract` (hooks, configurations, counts) and `tables` (rows, splitting, fusing).
+- T0, without paddle: `contract` (hooks, configurations, counts) and `tables` (rows, splitting, fusing, what a
+  reference implementation declares).
 - T1, on one card: `golden` (another implementation's numbers), `pipeline` (the list is the model), `caches` (cached
-  decoding), `folders` (Hugging Face folders), and `tables.check_model_matches`.
+  decoding), `folders` (Hugging Face folders), and `tables.check_layout`.
 """

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from zoo_core.config import ModelConfig
+from zoo_core.errors import TokenizerError
+from zoo_core.known import KNOWN
 from zoo_core.layout import expand
 from zoo_core.registry import Architecture, Registry
+from zoo_core.testing.tables import check_table
 
-__all__ = ["architecture", "check_config", "check_paddle_free", "count_parameters"]
+__all__ = [
+    "architecture",
+    "check_config",
+    "check_missing_tokenizer",
+    "check_model",
+    "check_paddle_free",
+    "check_promised",
+    "count_parameters",
+]
 
 _PADDLE_FREE = """
 import importlib, sys
@@ -49,6 +62,39 @@ def check_paddle_free(package: str) -> None:
         [sys.executable, "-c", _PADDLE_FREE.format(package=package)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, f"{package}: {run.stderr.strip()}"
+
+
+def check_promised(arch: Architecture, *names: str) -> None:
+    """The family has the models that the core names for it (`zoo_core.known`), and `names`."""
+    promised = {name for known in KNOWN if known.family == arch.family for name in known.models}
+    missing = (promised | set(names)) - {entry.name for entry in arch.capabilities.models}
+    assert not missing, f"no entry for {sorted(missing)}"
+
+
+def check_model(arch: Architecture, name: str) -> None:
+    """A named model's configuration survives a `config.json` and its table is sound, as it is and at every scale.
+
+    At scale `small` it has 10 to 20 million parameters.
+    """
+    (config,) = (entry.config for entry in arch.capabilities.models if entry.name == name)
+    scaled = {scale: config.replace(**sizes) for scale, sizes in arch.capabilities.scales.items()}
+    for each in (config, *scaled.values()):
+        check_config(each)
+        check_table(arch, each)
+    count = count_parameters(arch, scaled["small"])
+    assert 10e6 < count < 20e6, f"{name} has {count} parameters at scale small"
+
+
+def check_missing_tokenizer(arch: Architecture, folder: Path, wanted: str) -> None:
+    """For any model, the error names the file `wanted` without a folder, and the `folder` if it is an empty one."""
+    places = ((None, wanted), (folder, str(folder)))
+    for entry, (place, said) in itertools.product(arch.capabilities.models, places):
+        try:
+            arch.tokenizer(entry.config, place)
+        except TokenizerError as error:
+            assert said in str(error), f"{error} does not name {said}"
+        else:
+            raise AssertionError(f"{entry.name} has a tokenizer from {place}")
 
 
 def check_config(config: ModelConfig) -> None:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,14 @@ from zoo_core.config import ModelConfig
 from zoo_core.layout import local_shape, match, merge, objection, split
 from zoo_core.registry import Architecture
 
-__all__ = ["check_fusing", "check_model_matches", "check_published", "check_splits", "check_table"]
+__all__ = ["check_fusing", "check_layout", "check_model_matches", "check_published", "check_splits", "check_table"]
+
+
+def check_layout(arch: Architecture, config: ModelConfig) -> None:
+    """`check_table`, `check_splits` and `check_model_matches`; imports paddle."""
+    check_table(arch, config)
+    check_splits(arch, config)
+    check_model_matches(arch, config)
 
 
 def check_table(arch: Architecture, config: ModelConfig) -> None:
@@ -60,11 +68,12 @@ def check_fusing(arch: Architecture, config: ModelConfig, **fuse: bool) -> None:
     assert sizes[0] == sizes[1], f"{sizes[0]} parameters apart, {sizes[1]} fused"
 
 
-def check_published(arch: Architecture, model: str, folder: Path) -> None:
+def check_published(arch: Architecture, model: str, folder: Path, **changes: Any) -> None:
     """A named model has the tensors that a reference implementation declares at its sizes: every name, every shape.
 
     Args:
         folder: of the files that `tools/published.py` wrote.
+        changes: configuration fields to replace (`fuse_attention_qkv=True`); the tensors must stay.
     """
     entries = [entry for file in sorted(folder.glob("*.json")) for entry in json.loads(file.read_text())]
     declared = [entry["tensors"] for entry in entries if model in entry["models"]]
@@ -72,7 +81,7 @@ def check_published(arch: Architecture, model: str, folder: Path) -> None:
     wanted = {name: tuple(shape) for pattern, shape in declared[0].items() for name in _numbered(pattern)}
     (config,) = (entry.config for entry in arch.capabilities.models if entry.name == model)
     found: dict[str, tuple[int, ...]] = {}
-    for rule in arch.table(config).values():
+    for rule in arch.table(config.replace(**changes)).values():
         copies = (published_place(rule, rule.hf),) if rule.single != rule.name and rule.hf else ()
         for place in (*hf_places(rule), *copies):
             shape = stored_shape(place)

@@ -6,8 +6,8 @@ import pytest
 
 import zoo_baichuan
 from zoo_baichuan import BaichuanConfig
-from zoo_core.errors import ConfigError, TokenizerError
-from zoo_core.testing import contract, tables
+from zoo_core.errors import ConfigError
+from zoo_core.testing import contract
 
 ARCH = contract.architecture(zoo_baichuan)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
@@ -29,19 +29,13 @@ def test_importing_and_listing_leave_paddle_out():
     contract.check_paddle_free("zoo_baichuan")
 
 
-def test_the_seven_models_are_there():
-    assert set(MODELS) == set(COUNTS)
+def test_every_promised_model_is_there():
+    contract.check_promised(ARCH, *COUNTS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_config_json(name):
-    contract.check_config(MODELS[name])
-
-
-@pytest.mark.parametrize("scale", ARCH.capabilities.scales)
-@pytest.mark.parametrize("name", MODELS)
-def test_scaled_config_survives_config_json(name, scale):
-    contract.check_config(MODELS[name].replace(**ARCH.capabilities.scales[scale]))
+def test_a_named_model_keeps_the_contract(name):
+    contract.check_model(ARCH, name)
 
 
 @pytest.mark.parametrize(
@@ -61,16 +55,6 @@ def test_what_no_published_model_is_survives_too(changes):
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count_is_the_published_one(name):
     assert contract.count_parameters(ARCH, MODELS[name]) == COUNTS[name]
-
-
-def test_small_scale_has_between_10_and_20_million_parameters():
-    small = MODELS["baichuan-inc/Baichuan2-13B-Base"].replace(**ARCH.capabilities.scales["small"])
-    assert 10e6 < contract.count_parameters(ARCH, small) < 20e6
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_table_expands(name):
-    tables.check_table(ARCH, MODELS[name])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +129,4 @@ def test_heads_of_a_scale_for_all_are_left_out():
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="tokenizer.model"):
-        ARCH.tokenizer(MODELS["baichuan-inc/Baichuan-7B"], None)
-    with pytest.raises(TokenizerError, match=str(tmp_path)):
-        ARCH.tokenizer(MODELS["baichuan-inc/Baichuan-7B"], tmp_path)
+    contract.check_missing_tokenizer(ARCH, tmp_path, "tokenizer.model")

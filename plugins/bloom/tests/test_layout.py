@@ -31,18 +31,8 @@ def one_card():
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_table_is_sound(config):
-    tables.check_table(ARCH, config)
-
-
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_model_has_the_parameters_of_the_table(config):
-    tables.check_model_matches(ARCH, config)
-
-
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_joined_shards_are_the_whole(config):
-    tables.check_splits(ARCH, config)
+def test_layout_is_sound(config):
+    tables.check_layout(ARCH, config)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import zoo_deepseek_v3
-from zoo_core.errors import ConfigError, TokenizerError
-from zoo_core.testing import contract, tables
+from zoo_core.errors import ConfigError
+from zoo_core.testing import contract
 from zoo_deepseek_v3 import DeepseekV3Config
 from zoo_ops import RopeScaling
 
@@ -21,18 +21,12 @@ def test_importing_and_listing_leave_paddle_out():
 
 
 def test_every_promised_model_is_there():
-    assert {"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-demo"} <= set(MODELS)
+    contract.check_promised(ARCH, "deepseek-ai/DeepSeek-V3-demo")
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_config_json(name):
-    contract.check_config(MODELS[name])
-
-
-@pytest.mark.parametrize("scale", ARCH.capabilities.scales)
-@pytest.mark.parametrize("name", MODELS)
-def test_scaled_config_survives_config_json(name, scale):
-    contract.check_config(MODELS[name].replace(**ARCH.capabilities.scales[scale]))
+def test_a_named_model_keeps_the_contract(name):
+    contract.check_model(ARCH, name)
 
 
 @pytest.mark.parametrize(
@@ -58,16 +52,6 @@ def test_parameter_counts_are_the_published_ones():
 def test_demo_fits_eight_cards():
     """16 bytes a parameter in mixed precision with AdamW, of 8 x 80 GB."""
     assert 16 * contract.count_parameters(ARCH, MODELS["deepseek-ai/DeepSeek-V3-demo"]) < 8 * 80e9 / 2
-
-
-def test_small_scale_has_between_10_and_20_million_parameters():
-    small = V3.replace(**ARCH.capabilities.scales["small"])
-    assert 10e6 < contract.count_parameters(ARCH, small) < 20e6
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_table_expands(name):
-    tables.check_table(ARCH, MODELS[name])
 
 
 def test_the_published_config_json_is_the_named_model():
@@ -152,7 +136,4 @@ def test_mscale_and_rope_scaling_are_read_from_a_mapping():
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="tokenizer.json"):
-        ARCH.tokenizer(V3, None)
-    with pytest.raises(TokenizerError, match=str(tmp_path)):
-        ARCH.tokenizer(V3, tmp_path)
+    contract.check_missing_tokenizer(ARCH, tmp_path, "tokenizer.json")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import zoo_glm
-from zoo_core.errors import ConfigError, TokenizerError
-from zoo_core.testing import contract, tables
+from zoo_core.errors import ConfigError
+from zoo_core.testing import contract
 from zoo_glm import GLMConfig
 
 ARCH = contract.architecture(zoo_glm)
@@ -24,33 +24,17 @@ def test_importing_and_listing_leave_paddle_out():
 
 
 def test_every_promised_model_is_there():
-    assert set(COUNTS) == set(MODELS)
+    contract.check_promised(ARCH, *COUNTS)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_config_json(name):
-    contract.check_config(MODELS[name])
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", MODELS)
-def test_scaled_config_survives_config_json(name, scale):
-    contract.check_config(MODELS[name].replace(**SCALES[scale]))
+def test_a_named_model_keeps_the_contract(name):
+    contract.check_model(ARCH, name)
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count(name):
     assert contract.count_parameters(ARCH, MODELS[name]) == COUNTS[name]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_small_scale_has_between_10_and_20_million_parameters(name):
-    assert 10e6 < contract.count_parameters(ARCH, MODELS[name].replace(**SCALES["small"])) < 20e6
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_table_expands(name):
-    tables.check_table(ARCH, MODELS[name])
 
 
 def test_the_published_config_is_read_by_its_own_names():
@@ -136,7 +120,4 @@ def test_sizes_and_ids_that_do_not_fit_are_refused(change):
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="cog-pretrain.model"):
-        ARCH.tokenizer(MODELS["THUDM/glm-10b"], None)
-    with pytest.raises(TokenizerError, match=str(tmp_path)):
-        ARCH.tokenizer(MODELS["THUDM/glm-10b"], tmp_path)
+    contract.check_missing_tokenizer(ARCH, tmp_path, "cog-pretrain.model")

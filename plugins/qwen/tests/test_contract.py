@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import zoo_qwen
-from zoo_core.errors import ConfigError, TokenizerError
-from zoo_core.testing import contract, tables
+from zoo_core.errors import ConfigError
+from zoo_core.testing import contract
 from zoo_ops import RopeScaling
 from zoo_qwen import QwenConfig
 
@@ -42,18 +42,12 @@ def test_importing_and_listing_leave_paddle_out():
 
 
 def test_every_promised_model_is_there():
-    assert not set(NAMED) - set(MODELS)
+    contract.check_promised(ARCH, *NAMED)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_config_survives_config_json(name):
-    contract.check_config(MODELS[name])
-
-
-@pytest.mark.parametrize("scale", ARCH.capabilities.scales)
-@pytest.mark.parametrize("name", MODELS)
-def test_scaled_config_survives_config_json(name, scale):
-    contract.check_config(MODELS[name].replace(**ARCH.capabilities.scales[scale]))
+def test_a_named_model_keeps_the_contract(name):
+    contract.check_model(ARCH, name)
 
 
 def test_fused_layout_survives_config_json():
@@ -63,17 +57,6 @@ def test_fused_layout_survives_config_json():
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count_is_the_published_one(name):
     assert contract.count_parameters(ARCH, MODELS[name]) == COUNTS[name]
-
-
-@pytest.mark.parametrize("name", ["qwen/qwen-7b", "Qwen/Qwen2-7B", "Qwen/Qwen3-8B"])
-def test_small_scale_has_between_10_and_20_million_parameters(name):
-    small = MODELS[name].replace(**ARCH.capabilities.scales["small"])
-    assert 10e6 < contract.count_parameters(ARCH, small) < 20e6
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_table_expands(name):
-    tables.check_table(ARCH, MODELS[name])
 
 
 def test_config_of_v1_is_read_by_its_own_names():
@@ -114,7 +97,4 @@ def test_heads_that_do_not_fit_are_refused(change):
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="qwen.tiktoken"):
-        ARCH.tokenizer(MODELS["qwen/qwen-7b"], None)
-    with pytest.raises(TokenizerError, match=str(tmp_path)):
-        ARCH.tokenizer(MODELS["qwen/qwen-7b"], tmp_path)
+    contract.check_missing_tokenizer(ARCH, tmp_path, "qwen.tiktoken")
