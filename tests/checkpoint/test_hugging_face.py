@@ -20,18 +20,16 @@ GOLDEN = sorted(path.parent for path in PLUGINS.glob("*/tests/golden/*/config.js
 
 
 def published(folder):
-    files = [path for path in folder.glob("*.safetensors") if path.name != "golden.safetensors"]
+    files = folder.glob("model*.safetensors")
     return {name: array for path in files for name, array in load_file(path).items()}
 
 
 def golden_model(folder, **changes):
     family = folder.parts[len(PLUGINS.parts)]
-    config_module = pytest.importorskip(f"zoo_{family}.config")
-    rules = pytest.importorskip(f"zoo_{family}.layout").rules
-    classes = [c for n, c in vars(config_module).items() if n.lower() == f"{family}config"]
-    config = classes[0].from_hf(json.loads((folder / "config.json").read_text()))
+    plugin = pytest.importorskip(f"zoo_{family}")
+    config = plugin.capabilities().config_class.from_hf(json.loads((folder / "config.json").read_text()))
     config = config.replace(**{k: v for k, v in changes.items() if k in vars(config)})
-    return config, expand(rules(config), config.num_hidden_layers)
+    return config, expand(plugin.tp_mappings(config), config.num_hidden_layers)
 
 
 def equal(found, expected):
@@ -55,20 +53,21 @@ def test_a_published_folder_comes_back_bit_equal(folder, fused, tmp_path):
     with Reader(folder, table) as reader:
         assert reader.check() == ()
         weights = {name: reader.read_local(name) for name, rule in table.items() if rule.single == name}
+        dtype = reader.dtype_of(next(iter(table)))
     save_hf(
         tmp_path / "hf",
-        whole_tensors(table, weights, "float32"),
+        whole_tensors(table, weights, dtype),
         table=table,
         config=config,
-        dtype="float32",
+        dtype=dtype,
         max_shard_size=20_000,
     )
     equal(published(tmp_path / "hf"), published(folder))
     checkpoint = save_checkpoint(
         tmp_path,
         1,
-        whole_tensors(table, weights, "float32"),
-        entries=contents(table),
+        whole_tensors(table, weights, dtype),
+        entries=contents(table, dtype),
         table=table,
         config=config,
         state={},

@@ -149,7 +149,7 @@ def test_a_rank_reads_its_share_of_the_bytes(toys, tmp_path, monkeypatch):
     config = toys.config(num_key_value_heads=12, vocab_size=40)
     table = toys.table(config)
     folder = save_under(toys, toys.World(), tmp_path, config, table, toys.values(table, 1), states=())
-    from zoo_core.checkpoint import source as module
+    from zoo_core.checkpoint import stored as module
 
     read = []
     real = module.read_exactly

@@ -1,4 +1,4 @@
-"""Read a rank's part of any parameter out of a Hugging Face folder or a zoo checkpoint, and nothing else of it."""
+"""Read a rank's part of any parameter out of a folder with weights, whoever wrote it, and nothing else of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ from zoo_core.checkpoint.dtypes import Array, convert, storage
 from zoo_core.checkpoint.names import GROUPS, STATE, stored_as
 from zoo_core.checkpoint.places import Cut, Place, cuts, published_place, runs, stored_shape, whole_place
 from zoo_core.checkpoint.source import Source
+from zoo_core.checkpoint.stored import Made, Stored
 from zoo_core.errors import CheckpointError, nearest
 from zoo_core.layout import Column, FusedColumn, Part, Rule, Vocab, local_shape
 
@@ -41,20 +43,27 @@ class Reader:
     without their first component (`model.`, `transformer.`) are accepted.
 
     Args:
-        folder: a Hugging Face folder (one or many `.safetensors`) or a zoo `checkpoint-N` folder.
+        folder: a Hugging Face folder (`.safetensors` or pickled `.bin`), a zoo `checkpoint-N` folder, or what
+            PaddleNLP, FleetX and `paddle.distributed.save_state_dict` leave (see `zoo_core.checkpoint.foreign`).
         table: every parameter of the model to be loaded, `zoo_core.layout.expand` of its rows.
         source_table: the table of the model that wrote the folder, where it fuses what `table` holds separate.
+        prefix: the entry of a distributed checkpoint of Paddle that is the model.
 
     Raises:
         CheckpointError: no weights in the folder, or a file of it is truncated, foreign or missing; names the file.
     """
 
     def __init__(
-        self, folder: str | Path, table: Mapping[str, Rule], source_table: Mapping[str, Rule] | None = None
+        self,
+        folder: str | Path,
+        table: Mapping[str, Rule],
+        source_table: Mapping[str, Rule] | None = None,
+        prefix: str = "model",
     ) -> None:
-        self.folder = Path(folder)
-        self._source = Source(self.folder)
-        self.is_zoo = self._source.is_zoo
+        self._source = Source(Path(folder), table, source_table, prefix)
+        self.folder = self._source.folder
+        self.is_zoo, self.what = self._source.is_zoo, self._source.what
+        self._single_names = self._source.single_names
         self._table = table
         self._found: dict[tuple[str, str], tuple[Place, ...]] = {}
         self._fused: dict[str, tuple[Rule, int]] = {}
@@ -202,6 +211,23 @@ class Reader:
                 convert(part, held, out[at], kind)
         return out
 
+    def stored(self, name: str) -> tuple[tuple[Place, Stored], ...]:
+        """Where a weight lies: which of its columns, and the tensor that holds them; `fill` reads it.
+
+        Raises:
+            CheckpointError: it is missing or has another shape.
+        """
+        tensors, places = self._source.group("model"), self._places(name, "weight")
+        if not any(self._is_scaled(place) for place in places):
+            return tuple((place, tensors[place.key]) for place in places)
+        rule = self._row(name)
+        make = partial(self.read_local, name, dtype="bfloat16")
+        return ((whole_place(rule, name), Made(name, tensors[places[0].key].file, rule.shape, "bfloat16", make)),)
+
+    def fill(self, tensor: Stored, table: Array, target: Array) -> None:
+        """Read runs of a tensor, as `zoo_core.checkpoint.stored.fill` does."""
+        self._source.fill(tensor, table, target)
+
     def _is_scaled(self, place: Place) -> bool:
         """Whether the tensor is quantised in blocks, with a scale for each in a tensor beside it."""
         tensors = self._source.group("model")
@@ -245,7 +271,7 @@ class Reader:
         return self._table[name]
 
     def _key(self, single: str, hf: str) -> str:
-        return single if self.is_zoo else hf
+        return single if self._single_names else hf
 
     def _search(self, rule: Rule, role: str) -> tuple[Place, ...]:
         """The places that together hold `rule`; empty when one is missing."""
@@ -254,20 +280,20 @@ class Reader:
         def find(single: str, hf: str) -> str:
             return self._source.find(group, stored_as(role, self._key(single, hf))[1]) if self._key(single, hf) else ""
 
-        transposed = not self.is_zoo and rule.hf_transposed
+        transposed = not self._single_names and rule.hf_transposed
         if isinstance(rule, Vocab) and rule.tied_to in self._table:
             tied = self._search(self._table[rule.tied_to], role)
             if tied:
                 return tied
         if key := find(rule.single, rule.hf):
-            return (whole_place(rule, key) if self.is_zoo else published_place(rule, key),)
+            return (whole_place(rule, key) if self._single_names else published_place(rule, key),)
         places, start = [], 0
         for part in rule.segments() if isinstance(rule, Column | FusedColumn) else ():
             place = self._part_place(rule, part, start, find(part.name, part.hf), transposed)
             if place is None and part.name in self._fused:
                 row, offset = self._fused[part.name]
                 if key := find(row.single, row.hf):
-                    turned = not self.is_zoo and row.hf_transposed
+                    turned = not self._single_names and row.hf_transposed
                     place = Place(key, row.shape, start, start + part.width, offset, turned)
             if place is None:
                 return ()

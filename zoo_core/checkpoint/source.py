@@ -2,48 +2,76 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from zoo_core.checkpoint.disk import read_exactly, read_json
-from zoo_core.checkpoint.dtypes import Array, item_size
+from zoo_core.checkpoint.disk import read_json
+from zoo_core.checkpoint.dtypes import Array
+from zoo_core.checkpoint.foreign import as_single, foreign_weights, form_of, metadata_file, presented
 from zoo_core.checkpoint.names import MANIFEST
-from zoo_core.checkpoint.shards import Located, read_header
+from zoo_core.checkpoint.shards import read_header
+from zoo_core.checkpoint.stored import Files, Stored, fill
 from zoo_core.errors import CheckpointError
+from zoo_core.layout import Rule
 
 __all__ = ["Source"]
 
 
 class Source:
-    """A Hugging Face folder or a zoo checkpoint, opened for reading.
+    """A folder with weights, opened for reading: a zoo checkpoint, Hugging Face's, PyTorch's or Paddle's.
+
+    Args:
+        folder: or one file of PyTorch or Paddle.
+        table: every parameter of the model; it tells the two forms of names apart.
+        fused: the table of the model with its projections fused.
+        prefix: the entry of a distributed checkpoint of Paddle that is the model.
+
+    Attributes:
+        is_zoo: it is a zoo checkpoint.
+        single_names: tensors have the names and shapes of the table, instead of Hugging Face's.
+        what: what kind of folder it is, in words.
 
     Raises:
         CheckpointError: no weights in the folder, or a file of it is truncated, foreign or missing; names the file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.is_zoo = (folder / MANIFEST).is_file()
-        self._groups: dict[str, dict[str, Located]] = {}
-        self._handles: dict[str, int] = {}
-        weights = self.group("model")
+    def __init__(
+        self,
+        folder: Path,
+        table: Mapping[str, Rule] | None = None,
+        fused: Mapping[str, Rule] | None = None,
+        prefix: str = "model",
+    ) -> None:
+        file = folder.name if folder.is_file() else ""
+        self.folder = folder.parent if file else folder
+        self.is_zoo = not file and (folder / MANIFEST).is_file()
+        self.single_names, self.what = self.is_zoo, "a zoo checkpoint" if self.is_zoo else "safetensors"
+        self._groups: dict[str, dict[str, Stored]] = {}
+        self._files = Files(self.folder)
+        table, fused = table or {}, fused or {}
+        weights = {} if file or metadata_file(folder) else self.group("model")
+        if weights and not self.is_zoo and table:
+            rules = {**fused, **table}
+            if form_of(weights, rules.values(), "hf") == "single":
+                self.single_names, self.what = True, "safetensors with Paddle's names"
+                weights = self._groups["model"] = as_single(weights, rules)
+        foreign = None if weights else foreign_weights(self.folder, file, prefix)
+        if foreign is not None:
+            weights, form = presented(foreign, self.folder, table, fused)
+            self._groups["model"], self.single_names, self.what = weights, form == "single", foreign.what
         if not weights:
             raise CheckpointError(
                 f"no weights in {folder}",
-                "it has neither model.safetensors nor model.safetensors.index.json"
-                + (", only pickled .bin files" if any(folder.glob("*.bin")) else ""),
-                "give a Hugging Face folder with .safetensors files or a zoo checkpoint-N folder",
+                "it has neither safetensors nor files of PyTorch (.bin, .pt) or Paddle (.pdparams, .distcp)",
+                "give a Hugging Face folder, a zoo checkpoint-N folder, or a folder of PaddleNLP",
             )
-        self._short = {} if self.is_zoo else {key.split(".", 1)[1]: key for key in weights if key.count(".") > 1}
+        self._short = {} if self.single_names else {k.split(".", 1)[1]: k for k in weights if k.count(".") > 1}
 
     def close(self) -> None:
         """Close the files."""
-        while self._handles:
-            os.close(self._handles.popitem()[1])
+        self._files.close()
 
-    def group(self, group: str) -> dict[str, Located]:
+    def group(self, group: str) -> dict[str, Stored]:
         """The tensors of a group of files, by the names they have there; empty where the folder has none."""
         if group in self._groups:
             return self._groups[group]
@@ -59,7 +87,7 @@ class Source:
             files = [f"{group}.safetensors"] if (self.folder / f"{group}.safetensors").is_file() else []
             if not files and group == "model" and not self.is_zoo:
                 files = sorted(path.name for path in self.folder.glob("*.safetensors"))
-        tensors: dict[str, Located] = {}
+        tensors: dict[str, Stored] = {}
         for file in files:
             held = read_header(self.folder / file)[0]
             expected = [key for key, where in weight_map.items() if where == file] if weight_map else list(held)
@@ -79,23 +107,13 @@ class Source:
         tensors = self.group(group)
         if not key or key in tensors:
             return key
-        if self.is_zoo:
+        if self.single_names:
             return ""
         bare = key.split(".", 1)[-1]
         if "." in bare and bare in tensors:
             return bare
         return self._short.get(key, "")
 
-    def fill(self, tensor: Located, table: Array, target: Array) -> None:
+    def fill(self, tensor: Stored, table: Array, target: Array) -> None:
         """Read `runs` of a tensor into a contiguous array of its element type."""
-        if target.size == 0:
-            return
-        handle, size = self._handle(tensor.file), item_size(tensor.dtype)
-        view = target.reshape(-1).view(np.uint8).data
-        for stored, local, length in (table * size).tolist():
-            read_exactly(handle, self.folder / tensor.file, view[local : local + length], tensor.offset + stored)
-
-    def _handle(self, file: str) -> int:
-        if file not in self._handles:
-            self._handles[file] = os.open(self.folder / file, os.O_RDONLY)
-        return self._handles[file]
+        fill(self._files, tensor, table, target)
