@@ -58,6 +58,14 @@ def test_parameter_count_is_the_published_one(name):
     assert contract.count_parameters(ARCH, MODELS[name]) == COUNTS[name]
 
 
+def test_config_of_paddlenlp():
+    paddlenlp = {"hidden_act": "relu", "normalize_before": False, "word_embed_proj_dim": 512, "vocab_size": 50272}
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    rest = {"max_position_embeddings": 2048, "torch_dtype": "float16", "bos_token_id": 2, "eos_token_id": 2}
+    config = OptConfig.from_hf({"model_type": "opt", **paddlenlp, **sizes, **rest, "pad_token_id": 1})
+    assert config == MODELS["facebook/opt-350m"]
+
+
 def test_published_config_json_is_read_and_written_in_its_own_spelling():
     published = {
         "_remove_final_layer_norm": False,

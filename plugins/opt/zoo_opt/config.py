@@ -89,7 +89,7 @@ class OptConfig(ModelConfig):
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> OptConfig:
-        """Read a `config.json` of `model_type` opt, as transformers 4 or 5 writes it.
+        """Read a `config.json` of `model_type` opt, as transformers 4 or 5 or PaddleNLP writes it.
 
         Raises:
             ConfigError: a setting that no published OPT has and this code does not do.
@@ -101,6 +101,9 @@ class OptConfig(ModelConfig):
         for theirs, ours in _NAMES.items():
             if theirs in old:
                 old[ours] = old.pop(theirs)
+        for theirs, ours in _PADDLENLP_NAMES.items():
+            if theirs in old:
+                old.setdefault(ours, old[theirs])
         return super().from_hf(old)
 
     def to_hf(self) -> dict[str, Any]:
@@ -135,6 +138,8 @@ _NAMES = {
     "_remove_final_layer_norm": "remove_final_layer_norm",
 }
 """Names of the published files, and ours, which are PaddleNLP's."""
+_PADDLENLP_NAMES = {"normalize_before": "do_layer_norm_before", "hidden_act": "activation_function"}
+"""Of the others, PaddleNLP's where they are not the published ones."""
 
 
 def _entry(size: str, hidden: int, layers: int, heads: int, note: str = "", **more: Any) -> ModelEntry:
