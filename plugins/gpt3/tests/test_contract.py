@@ -111,6 +111,7 @@ def test_config_of_paddlenlp():
         {"scale_attn_weights": False},
         {"scale_attn_by_inverse_layer_idx": True},
         {"add_cross_attention": True},
+        {"normalize_before": False},
         {"embd_pdrop": 0.2},
         {"n_ctx": 512},
         {"n_head": 7},

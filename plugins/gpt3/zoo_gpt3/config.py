@@ -89,7 +89,7 @@ class GPTConfig(ModelConfig):
                 old[ours] = old[theirs]
         if old.get("intermediate_size") is None:
             old["intermediate_size"] = 4 * old["hidden_size"]
-        for name, only in _ONLY.items():
+        for name, only in (*_ONLY.items(), ("normalize_before", True)):
             if old.get(name) is not None and old[name] != only:
                 raise ConfigError(f"{name} is {old[name]!r}", f"zoo's GPT has {only!r}, and nothing else", "")
         for name, twin in (("embd_pdrop", "resid_pdrop"), ("n_ctx", "n_positions")):
