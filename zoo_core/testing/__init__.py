@@ -6,5 +6,5 @@ differs and where. A new family copies the `tests/` of `plugins/llama` and chang
 - T0, without paddle: `contract` (hooks, configurations, counts) and `tables` (rows, splitting, fusing, what a
   reference implementation declares).
 - T1, on one card: `golden` (another implementation's numbers), `pipeline` (the list is the model), `caches` (cached
-  decoding), `folders` (Hugging Face folders), and `tables.check_layout`.
+  decoding), `folders` (Hugging Face folders), `shards` (the ranks' parts make the whole), and `tables.check_layout`.
 """

@@ -10,9 +10,8 @@ import pytest
 import zoo_baichuan
 from zoo_baichuan import BaichuanConfig
 from zoo_core.engine.build import Stage, build_layer, from_seed
-from zoo_core.layout import local_shape, objection, pieces, remarks, split
-from zoo_core.testing import contract, tables
-from zoo_ops import Batch, parallel
+from zoo_core.layout import objection, pieces, remarks
+from zoo_core.testing import contract, shards, tables
 from zoo_ops.linear import VocabHead
 
 ARCH = contract.architecture(zoo_baichuan)
@@ -78,25 +77,6 @@ def test_the_parts_of_a_split_head_make_the_head(normalize):
 
 @pytest.mark.parametrize("heads", [4, 6])
 @pytest.mark.parametrize("positions", ["rope", "alibi"])
-def test_the_heads_of_two_ranks_attend_as_all_of_them(positions, heads, monkeypatch):
-    """Each rank has its queries, keys, values and slopes; what their halves of `o_proj` give adds up."""
-    import paddle
-
-    from zoo_baichuan.modeling import BaichuanAttention
-
+def test_the_heads_of_two_ranks_attend_as_all_of_them(positions, heads):
     config = TINY.replace(num_attention_heads=heads, position_embedding=positions)
-    rows = [ARCH.table(config)[f"baichuan.layers.0.self_attn.{name}.weight"] for name in ("W_pack", "o_proj")]
-    random = np.random.default_rng(0)
-    values = [random.standard_normal(row.shape, np.float32) * 0.3 for row in rows]
-    x = paddle.to_tensor(random.standard_normal([2, 5, config.hidden_size], np.float32))
-
-    def attend(degree, rank):
-        monkeypatch.setattr(parallel, "tensor_axis", lambda: parallel.Axis(degree, rank, None))
-        block = BaichuanAttention(config)
-        for name, row, value in zip(("W_pack", "o_proj"), rows, values, strict=True):
-            layer = paddle.nn.Linear(*local_shape(row, degree), bias_attr=False)
-            layer.weight.set_value(paddle.to_tensor(split(value, row, degree, rank)))
-            setattr(block, name, layer)
-        return block(x, Batch(paddle.zeros([2, 5], "int64"))).numpy()
-
-    np.testing.assert_allclose(attend(2, 0) + attend(2, 1), attend(1, 0), rtol=1e-5, atol=1e-5)
+    shards.check_parts(ARCH, config, "baichuan.layers.0.self_attn", 2)

@@ -10,7 +10,7 @@ import pytest
 import zoo_bloom
 from zoo_bloom import BloomConfig
 from zoo_core.layout import local_shape, objection, remarks, split
-from zoo_core.testing import contract, tables
+from zoo_core.testing import contract, shards, tables
 
 ARCH = contract.architecture(zoo_bloom)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
@@ -20,14 +20,6 @@ CONFIGS = {
     "five heads": TINY.replace(hidden_size=40, intermediate_size=160, num_attention_heads=5),
     "untied": TINY.replace(tie_word_embeddings=False, num_attention_heads=8),
 }
-
-
-@pytest.fixture
-def one_card():
-    yield
-    from zoo_ops import parallel
-
-    parallel.configure()
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -51,35 +43,9 @@ def test_a_shard_has_query_key_and_value_of_its_heads():
 
 
 @pytest.mark.parametrize(("heads", "degree"), [(6, 2), (6, 3), (12, 4), (5, 5)])
-def test_ranks_attend_with_the_biases_of_their_own_heads(heads, degree, one_card):
-    """What the ranks' heads give, each with its share of the weights, adds up to the whole attention."""
-    import paddle
-
-    from zoo_bloom.modeling import BloomAttention
-    from zoo_ops import Batch, parallel
-
+def test_ranks_attend_with_the_biases_of_their_own_heads(heads, degree):
     config = TINY.replace(hidden_size=60, intermediate_size=240, num_attention_heads=heads)
-    prefix, rng = "bloom.h.0.self_attention.", np.random.default_rng(0)
-    table = {name.removeprefix(prefix): rule for name, rule in ARCH.table(config).items() if name.startswith(prefix)}
-    weights = {name: rng.standard_normal(rule.shape, np.float32) * 0.3 for name, rule in table.items()}
-    x, ids = paddle.to_tensor(rng.standard_normal([2, 9, 60], np.float32)), paddle.zeros([2, 9], "int64")
-
-    def attend(rank: int, of: int) -> np.ndarray:
-        parallel.configure(tensor=parallel.Axis(of, rank))
-        layer = BloomAttention(config)
-        for kind in ("query_key_value", "dense"):
-            shard = split(weights[f"{kind}.weight"], table[f"{kind}.weight"], of, rank)
-            linear = paddle.nn.Linear(*shard.shape)
-            linear.weight.set_value(shard)
-            setattr(layer, kind, linear)
-        layer.query_key_value.bias.set_value(
-            split(weights["query_key_value.bias"], table["query_key_value.bias"], of, rank)
-        )
-        layer.dense.bias.set_value(np.zeros(60, np.float32))
-        return layer(x, Batch(ids)).numpy()
-
-    whole = attend(0, 1)
-    np.testing.assert_allclose(sum(attend(rank, degree) for rank in range(degree)), whole, rtol=1e-5, atol=1e-5)
+    shards.check_parts(ARCH, config, "bloom.h.0.self_attention", degree)
 
 
 def test_only_degrees_that_divide_the_heads_are_legal():

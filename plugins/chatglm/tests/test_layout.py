@@ -12,9 +12,8 @@ from safetensors.numpy import load_file, save_file
 import zoo_chatglm
 from zoo_chatglm import ChatGLMConfig
 from zoo_core.checkpoint import Reader
-from zoo_core.layout import copied, local_shape, objection, pieces, remarks, split
-from zoo_core.testing import contract, tables
-from zoo_core.testing.models import random_weights
+from zoo_core.layout import copied, local_shape, objection, pieces, remarks
+from zoo_core.testing import contract, shards, tables
 from zoo_ops import Batch
 
 ARCH = contract.architecture(zoo_chatglm)
@@ -122,30 +121,6 @@ def test_shards_of_attention_add_up(config, degree):
     """Each rank's heads by themselves; ChatGLM2's two groups are held by several ranks from degree 4 on."""
     import paddle
 
-    from zoo_chatglm import modeling
-
-    kind = modeling.ChatGLMAttention if config.is_v1 else modeling.ChatGLM2Attention
-    prefix = (
-        "chatglm.transformer.layers.0.attention." if config.is_v1 else "chatglm_v2.encoder.layers.0.self_attention."
-    )
-    table = ARCH.table(config)
-    weights = random_weights({name: rule for name, rule in table.items() if name.startswith(prefix)})
-    batch = Batch(paddle.to_tensor([[7, 8, 4, 5, 9, 10], [7, 8, 9, 10, 4, 5]]))
-    x = paddle.to_tensor(np.random.default_rng(1).standard_normal((2, 6, 64), np.float32))
-
-    def output(rank: int, of: int) -> np.ndarray:
-        block = kind(config)
-        for path in ("query_key_value", "dense"):
-            held = {}
-            for name, value in weights.items():
-                if f".{path}." in name:
-                    held[name.rsplit(".", 1)[1]] = split(value, table[name], of, rank)
-            if path == "dense":
-                held["bias"] = np.zeros(64, np.float32)
-            linear = paddle.nn.Linear(*held["weight"].shape)
-            linear.weight.set_value(held["weight"])
-            linear.bias.set_value(held["bias"])
-            setattr(block, path, linear)
-        return block(x, batch).numpy()
-
-    np.testing.assert_allclose(sum(output(rank, degree) for rank in range(degree)), output(0, 1), rtol=1e-5, atol=1e-5)
+    ids = paddle.to_tensor([[7, 8, 4, 5, 9, 10, 11, 12, 13], [7, 8, 9, 10, 11, 12, 4, 5, 13]])
+    at = "chatglm.transformer.layers.0.attention" if config.is_v1 else "chatglm_v2.encoder.layers.0.self_attention"
+    shards.check_parts(ARCH, config, at, degree, lambda layer, x: layer(x, Batch(ids)))

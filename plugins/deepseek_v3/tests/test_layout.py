@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import zoo_deepseek_v3
-from zoo_core.layout import Init, local_shape, objection, remarks, split
-from zoo_core.testing import contract, tables
+from zoo_core.layout import Init, local_shape, objection, remarks
+from zoo_core.testing import contract, shards, tables
 from zoo_deepseek_v3 import DeepseekV3Config
 
 ARCH = contract.architecture(zoo_deepseek_v3)
@@ -88,31 +87,15 @@ def test_copies_of_the_prediction_are_tied():
 @pytest.mark.parametrize("steps", [(9,), (5, 1, 3)], ids=["one pass", "cached"])
 @pytest.mark.parametrize("degree", [2, 3])
 def test_the_ranks_heads_add_up_to_the_whole_attention(degree, steps):
-    """Each rank with its heads' share of the weights, in the pass that makes keys and in those that never do."""
+    """In the pass that makes keys and in those that never do."""
     import paddle
 
-    from zoo_deepseek_v3.modeling import DeepseekV3Attention
     from zoo_ops import Batch, LayerCache
 
-    table, random = ARCH.table(TINY), np.random.default_rng(0)
-    at = "deepseek_v3.layers.2.self_attn."
-    x = paddle.to_tensor(random.standard_normal([2, 9, TINY.hidden_size], np.float32))
-    rules = {name.removeprefix(at): rule for name, rule in table.items() if name.startswith(at)}
-    values = {name: random.standard_normal(rule.shape, np.float32) * 0.2 for name, rule in rules.items()}
+    def attend(layer, x):
+        cache, outs = LayerCache(2, 9) if len(steps) > 1 else None, []
+        for part in paddle.split(x, steps, axis=1):
+            outs.append(layer(part, Batch(paddle.zeros(part.shape[:2], "int64")), cache))
+        return paddle.concat(outs, axis=1)
 
-    def attend(degree, rank):
-        layer, cache, outs, start = DeepseekV3Attention(TINY), LayerCache(2, 9), [], 0
-        for name, rule in rules.items():
-            module, _, own = name.rpartition(".")
-            tensor = paddle.to_tensor(split(values[name], rule, degree, rank))
-            getattr(layer, module)._parameters[own] = paddle.base.framework.EagerParamBase.from_tensor(tensor)
-        with paddle.no_grad():
-            for length in steps:
-                part = x[:, start : start + length]
-                batch = Batch(paddle.zeros(part.shape[:2], dtype="int64"))
-                outs.append(layer(part, batch, cache if len(steps) > 1 else None))
-                start += length
-        return paddle.concat(outs, axis=1).numpy()
-
-    parts = sum(attend(degree, rank) for rank in range(degree))
-    assert np.abs(parts - attend(1, 0)).max() < 1e-5
+    shards.check_parts(ARCH, TINY, "deepseek_v3.layers.2.self_attn", degree, attend)

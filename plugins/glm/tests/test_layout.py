@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import zoo_glm
-from zoo_core.layout import Init, local_shape, objection, remarks, split
-from zoo_core.testing import contract, tables
+from zoo_core.layout import Init, objection, remarks
+from zoo_core.testing import contract, shards, tables
 from zoo_glm import GLMConfig
 
 ARCH = contract.architecture(zoo_glm)
@@ -55,54 +55,12 @@ def test_what_writes_to_the_residual_starts_smaller():
 
 
 @pytest.mark.parametrize("config", [TINY, LARGE], ids=["glm", "130b"])
-@pytest.mark.parametrize("degree", [2, 4, 8])
-def test_a_rank_has_the_queries_keys_and_values_of_its_heads(config, degree):
-    """What the ranks' projections give, put side by side, is what the whole one gives, head for head."""
-    import paddle
-
-    from zoo_glm.modeling import GLMAttention
-
-    prefix = "glm.transformer.layers.0.attention.query_key_value."
-    table, rng = ARCH.table(config), np.random.default_rng(0)
-    weight, bias = (rng.standard_normal(table[prefix + kind].shape, np.float32) for kind in ("weight", "bias"))
-    x = rng.standard_normal([2, 3, config.hidden_size], np.float32)
-    attention = GLMAttention(config)
-
-    def heads(w: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-        return [part.numpy() for part in attention._heads(paddle.to_tensor(x @ w + b))]
-
-    parts = []
-    for rank in range(degree):
-        local = [split(a, table[prefix + kind], degree, rank) for kind, a in (("weight", weight), ("bias", bias))]
-        assert local[0].shape == local_shape(table[prefix + "weight"], degree)
-        parts.append(heads(*local))
-    for whole, shards in zip(heads(weight, bias), zip(*parts, strict=True), strict=True):
-        assert whole.shape == (2, 3, 8, 6)
-        np.testing.assert_allclose(np.concatenate(shards, axis=2), whole, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("config", [TINY, LARGE], ids=["glm", "130b"])
 @pytest.mark.parametrize("degree", [2, 4])
-def test_what_the_ranks_mlps_give_adds_up(config, degree):
-    """A rank has the gates of what it lets through: the sum over the ranks is the whole MLP."""
-    import paddle
-
-    from zoo_glm.modeling import GLMMLP
-
-    prefix, rng = "glm.transformer.layers.1.mlp.", np.random.default_rng(0)
-    table = {name.removeprefix(prefix): rule for name, rule in ARCH.table(config).items() if name.startswith(prefix)}
-    weights = {name: rng.standard_normal(rule.shape, np.float32) * 0.3 for name, rule in table.items()}
-    weights["dense_4h_to_h.bias"][:] = 0
-    x = paddle.to_tensor(rng.standard_normal([2, 3, config.hidden_size], np.float32))
-
-    def run(rank: int, of: int) -> np.ndarray:
-        mlp = GLMMLP(config.replace(intermediate_size=config.intermediate_size // of))
-        mlp.eval()
-        for name, parameter in mlp.named_parameters():
-            parameter.set_value(split(weights[name], table[name], of, rank))
-        return mlp(x).numpy()
-
-    np.testing.assert_allclose(sum(run(rank, degree) for rank in range(degree)), run(0, 1), rtol=1e-5, atol=1e-5)
+def test_what_the_ranks_give_adds_up(config, degree):
+    """A rank has its heads, and the gates of what it lets through."""
+    block = "glm.transformer.layers.1."
+    shards.check_parts(ARCH, config, block + "attention", degree)
+    shards.check_parts(ARCH, config, block + "mlp", degree, lambda layer, x: layer(x))
 
 
 @pytest.mark.parametrize("degree", [2, 3])

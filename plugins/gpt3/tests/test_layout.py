@@ -9,7 +9,7 @@ import pytest
 
 import zoo_gpt3
 from zoo_core.layout import local_shape, objection, pieces, remarks
-from zoo_core.testing import contract, tables
+from zoo_core.testing import contract, shards, tables
 from zoo_gpt3 import GPTConfig
 
 ARCH = contract.architecture(zoo_gpt3)
@@ -109,3 +109,9 @@ def test_what_is_added_to_the_residual_starts_smaller():
     assert stds[layer + "self_attn.out_proj.weight"] == stds[layer + "linear2.weight"] == pytest.approx(0.01)
     assert stds[layer + "linear1.weight"] == stds[layer + "self_attn.q_proj.weight"] == 0.02
     assert initial_values(table[layer + "norm1.weight"], TINY).kind == "ones"
+
+
+@pytest.mark.parametrize("degree", [2, 8])
+@pytest.mark.parametrize("config", [TINY, CONFIGS["fused"]], ids=["separate", "fused"])
+def test_the_ranks_heads_add_up_to_the_whole_attention(config, degree):
+    shards.check_parts(ARCH, config, "gpt.decoder.layers.1.self_attn", degree)

@@ -9,7 +9,7 @@ import pytest
 
 import zoo_opt
 from zoo_core.layout import local_shape, objection, remarks
-from zoo_core.testing import contract, tables
+from zoo_core.testing import contract, shards, tables
 from zoo_opt import OptConfig
 
 ARCH = contract.architecture(zoo_opt)
@@ -69,3 +69,9 @@ def test_what_reads_a_part_of_the_sequence_has_its_gradient_summed():
         "opt.decoder.layers.*.self_attn.out_proj.bias",
         "opt.decoder.layers.*.linear*.bias",
     }
+
+
+@pytest.mark.parametrize("degree", [2, 8])
+@pytest.mark.parametrize("config", [TINY, CONFIGS["fused"]], ids=["separate", "fused"])
+def test_the_ranks_heads_add_up_to_the_whole_attention(config, degree):
+    shards.check_parts(ARCH, config, "opt.decoder.layers.1.self_attn", degree)

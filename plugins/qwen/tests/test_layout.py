@@ -8,7 +8,7 @@ import pytest
 
 import zoo_qwen
 from zoo_core.layout import local_shape, objection, pieces, remarks
-from zoo_core.testing import contract, tables
+from zoo_core.testing import contract, shards, tables
 from zoo_qwen import QwenConfig
 
 ARCH = contract.architecture(zoo_qwen)
@@ -99,3 +99,11 @@ def test_heads_are_read_from_the_width_of_a_fused_shard(kv_heads, degree):
     q, k, v = block._heads(paddle.zeros([2, 3, config.hidden_size]))
     assert q.shape == [2, 3, 8 // degree, config.head_size]
     assert k.shape == v.shape == [2, 3, max(1, kv_heads // degree), config.head_size]
+
+
+@pytest.mark.parametrize("degree", [2, 4, 8])
+@pytest.mark.parametrize("name", ["v1 biases", "qwen2 fused", "qwen3 biases"])
+def test_the_ranks_heads_add_up_to_the_whole_attention(name, degree):
+    """From degree 4 on several ranks of the later generations hold the same key and value."""
+    at = "qwen.h.1.attn" if CONFIGS[name].is_v1 else f"{CONFIGS[name].model_type}.layers.1.self_attn"
+    shards.check_parts(ARCH, CONFIGS[name], at, degree)
