@@ -66,17 +66,6 @@ def test_positions_are_whole_and_the_vocabulary_is_padded():
     assert "padded to 104" in remarks(table["lm_head.weight"], 4)
 
 
-@pytest.mark.parametrize("degree", [1, 2, 8])
-def test_heads_are_read_from_the_width_of_a_fused_shard(degree):
-    import paddle
-
-    from zoo_gpt3.modeling import GPTAttention
-
-    attention = GPTAttention(CONFIGS["fused"])
-    attention.qkv_proj = paddle.nn.Linear(48, 144 // degree)
-    assert [part.shape for part in attention._heads(paddle.zeros([2, 3, 48]))] == [[2, 3, 8 // degree, 6]] * 3
-
-
 @pytest.mark.parametrize("given", [False, True])
 def test_each_rank_adds_the_positions_of_its_part_of_the_sequence(given):
     import paddle
