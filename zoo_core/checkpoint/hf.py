@@ -16,7 +16,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
 
-__all__ = ["export_hf", "hf_places", "save_hf", "whole_tensors"]
+__all__ = ["export_hf", "hf_places", "published_places", "save_hf", "whole_tensors"]
 
 
 def hf_places(rule: Rule) -> tuple[Place, ...]:
@@ -44,6 +44,14 @@ def _copies(table: Mapping[str, Rule]) -> dict[str, tuple[Place, ...]]:
         if rule.single != rule.name and rule.hf:
             found[rule.single] = (*found.get(rule.single, ()), published_place(rule, rule.hf))
     return found
+
+
+def published_places(table: Mapping[str, Rule]) -> Iterator[tuple[Rule, Place]]:
+    """Every parameter with each place it has in the published files."""
+    copies = _copies(table)
+    for rule in table.values():
+        for place in (*hf_places(rule), *copies.get(rule.name, ())):
+            yield rule, place
 
 
 def whole_tensors(table: Mapping[str, Rule], weights: Mapping[str, Array], dtype: str) -> Iterator[LocalTensor]:

@@ -105,6 +105,16 @@ class Reader:
         """Names of the weight tensors in the files."""
         return tuple(self._source.group("model"))
 
+    @property
+    def tensors(self) -> Mapping[str, Stored]:
+        """The weight tensors in the files, by the names they have there."""
+        return self._source.group("model")
+
+    @property
+    def was_split(self) -> bool:
+        """Whether the files hold shards of parallel ranks, which the reader puts together."""
+        return self._source.was_split
+
     def has(self, name: str, role: str = "weight") -> bool:
         """Whether the folder holds parameter `name` in this role."""
         group, _ = stored_as(role, name)

@@ -30,6 +30,7 @@ class Source:
         is_zoo: it is a zoo checkpoint.
         single_names: tensors have the names and shapes of the table, instead of Hugging Face's.
         what: what kind of folder it is, in words.
+        was_split: the files hold shards of parallel ranks.
 
     Raises:
         CheckpointError: no weights in the folder, or a file of it is truncated, foreign or missing; names the file.
@@ -46,6 +47,7 @@ class Source:
         self.folder = folder.parent if file else folder
         self.is_zoo = not file and (folder / MANIFEST).is_file()
         self.single_names, self.what = self.is_zoo, "a zoo checkpoint" if self.is_zoo else "safetensors"
+        self.was_split = False
         self._groups: dict[str, dict[str, Stored]] = {}
         self._files = Files(self.folder)
         table, fused = table or {}, fused or {}
@@ -59,6 +61,7 @@ class Source:
         if foreign is not None:
             weights, form = presented(foreign, self.folder, table, fused)
             self._groups["model"], self.single_names, self.what = weights, form == "single", foreign.what
+            self.was_split = bool(foreign.ranks)
         if not weights:
             raise CheckpointError(
                 f"no weights in {folder}",

@@ -33,8 +33,11 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
     "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
     "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),
+    "checkpoint": Entry("zoo_core.cli.checkpoint", "list, verify and show the checkpoints of runs"),
     "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
     "tokenizer": Entry("zoo_core.cli.tokenizer", "train and try tokenizers"),
+    "convert": Entry("zoo_core.cli.convert", "convert weights: Hugging Face, PyTorch, Paddle, PaddleNLP, zoo"),
+    "merge": Entry("zoo_core.cli.merge", "merge what PaddleNLP or FleetX left in shards"),
     "doctor": Entry("zoo_core.cli.doctor", "say what this machine has and what is missing"),
     "completion": Entry("zoo_core.cli.completion", "print the completion script of a shell"),
 }
