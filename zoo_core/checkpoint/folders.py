@@ -71,16 +71,20 @@ SMALL = 1 << 20
 
 def damaged(folder: Path, found: Sequence[str]) -> CheckpointError:
     """The error that names the files that are wrong and another checkpoint to use."""
-    others = [saved.path for saved in checkpoints(folder.parent) if saved.path != folder]
-    todo = f"--resume {others[0]} goes on from the one before" if others else "no other checkpoint is beside it"
+    others = [saved.path for saved in checkpoints(folder.parent) if saved.path.name != folder.name]
+    todo = f"use {others[0]}, saved before (--resume {others[0]})" if others else "no other checkpoint is beside it"
     return CheckpointError(f"{folder} is damaged", "; ".join(found), todo)
 
 
-def verify(folder: str | Path, ranks: Ranks | None = None) -> int:
+_STATES = re.compile(r"(\w+_)?(optimizer|master_weights)-\d+-of-\d+\.safetensors$")
+
+
+def verify(folder: str | Path, ranks: Ranks | None = None, states: bool = True) -> int:
     """Read every file of a checkpoint and compare it with what was written.
 
     Args:
         ranks: the processes that do it together, each its share of the files; all of them call it.
+        states: also the files of optimizer states and master weights; inference does without.
 
     Returns:
         Bytes read by this process.
@@ -95,7 +99,8 @@ def verify(folder: str | Path, ranks: Ranks | None = None) -> int:
     except CheckpointError as error:
         found = [f"{error.what}: {error.why}"]
     else:
-        for name in share_out({name: size for name, (size, _) in files.items()}, ranks.world)[ranks.rank]:
+        sizes = {name: size for name, (size, _) in files.items() if states or not _STATES.match(name)}
+        for name in share_out(sizes, ranks.world)[ranks.rank]:
             found.append(file_problem(folder, name, *files[name], True))
             read += files[name][0]
     told = [json.loads(text) for text in ranks.exchange(json.dumps([each for each in found if each]))]

@@ -75,7 +75,7 @@ class Channel:
                 ) from error
             peer.settimeout(_CONNECT)
             try:
-                given, _, rank = _hear(peer).partition(" ")
+                given, _, rank = _hear(peer, 100).partition(" ")
             except OSError:
                 peer.close()
                 continue
@@ -143,8 +143,10 @@ def _tell(peer: socket.socket, text: str) -> None:
     peer.sendall(struct.pack("<q", len(message)) + message)
 
 
-def _hear(peer: socket.socket) -> str:
+def _hear(peer: socket.socket, most: int = 1 << 40) -> str:
     (size,) = struct.unpack("<q", _exactly(peer, 8))
+    if not 0 <= size <= most:
+        raise ConnectionResetError("the other end is not a rank of this run")
     return _exactly(peer, size).decode()
 
 

@@ -150,16 +150,19 @@ def _drained(held: deque[LocalTensor]) -> Iterator[LocalTensor]:
         yield held.popleft()
 
 
-def check_files(folder: Path, mesh: Mesh) -> None:
+def check_files(folder: Path, mesh: Mesh, states: bool = True) -> None:
     """Compare every file of a zoo checkpoint with its checksum, each rank a share of them; every rank calls it.
 
     A Hugging Face folder, which has no checksums, passes.
+
+    Args:
+        states: also the files of the optimizer.
 
     Raises:
         CheckpointError: on every rank; names the damaged files and another checkpoint.
     """
     if (folder / MANIFEST).is_file():
-        verify(folder, _channel(mesh))
+        verify(folder, _channel(mesh), states)
 
 
 _opened: list[Channel] = []

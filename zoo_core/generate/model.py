@@ -16,7 +16,7 @@ from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.config import ModelConfig
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import make_mesh
-from zoo_core.engine.state import from_checkpoint
+from zoo_core.engine.state import check_files, from_checkpoint
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.choice import Sampling
 from zoo_core.generate.decode import Logits, decode
@@ -140,6 +140,7 @@ def load_model(
 
 def _engine(architecture: Architecture, config: ModelConfig, folder: Path, device: str, dtype: str) -> Engine:
     mesh = make_mesh(compose(Request(task="logits", device=device), architecture, config, str(folder)))
+    check_files(folder, mesh, states=False)
     with Reader(folder, architecture.table(config)) as reader:
         reader.check()
         return Engine(mesh, architecture, config, from_checkpoint(reader, mesh, dtype), dtype)

@@ -53,6 +53,7 @@ def write_logits(
         mesh = make_mesh(plan)
     assert found.path is not None
     chosen = precision(arguments, plan.device)
+    states.check_files(found.path, mesh, states=False)
     with Reader(found.path, found.architecture.table(config), other_fusing(found, config)) as reader:
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
         kernels = chosen_kernels(arguments, plan)

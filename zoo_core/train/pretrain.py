@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -105,8 +106,10 @@ def _run(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, wor
         stopped_at = _train(session) if training.do_train else None
         if stopped_at is None:
             last = _end(session, mesh, found, prepared)
-    except Exception:
+    except Exception as error:
         _leave_saved(session)
+        if lost := _lost_peer(error, session):
+            raise lost from error
         raise
     _finish_records(session)
     if session.is_first and stopped_at is not None:
@@ -142,7 +145,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
     if prepared.start is None:
         source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
         return Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
-    states.check_files(prepared.start, mesh)
+    states.check_files(prepared.start, mesh, states=prepared.resume is not None)
     table = found.architecture.table(config)
     with Reader(prepared.start, table, other_fusing(found, config)) as reader:
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
@@ -159,6 +162,22 @@ def _leave_saved(session: Session) -> None:
         session.finish_saving()
     except Exception as error:
         logger.error("%s", error)
+
+
+_LOST = re.compile(r"(Connection (reset|closed|refused)|Broken pipe|Read error|Write error|TIMEOUT|Timed out).*")
+
+
+def _lost_peer(error: Exception, session: Session) -> ZooError | None:
+    """What to say when a step failed because another process is gone; `None` for any other failure."""
+    said = _LOST.search(str(error)) if "gloo" in str(error) else None
+    if said is None and not isinstance(error, ConnectionError):
+        return None
+    newest, logs = session.newest(), session.arguments.launch.log_dir
+    return ZooError(
+        "another process of this run has ended, or cannot be reached any more",
+        said[0].strip() if said else str(error),
+        f"see why in {logs}/workerlog.*" + (f"; --resume goes on from {newest}" if newest else ""),
+    )
 
 
 def _take_best(session: Session, mesh: Mesh, found: Found, prepared: Prepared, best: Best) -> None:
