@@ -429,7 +429,7 @@ def test_adapters_go_through_the_same_pairs(name, dtype, toys, tmp_path):
 )
 def test_a_rank_of_tp4_reads_about_a_quarter_of_the_bytes(name, most, toys, tmp_path, monkeypatch):
     """Weights and states, from what one process saved; norms, and heads that several ranks hold, are read whole."""
-    from zoo_core.checkpoint import source as module
+    from zoo_core.checkpoint import stored as module
 
     architecture, config, _ = model_of("llama", 4)
     if name == "llama-even":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, no_effect, not_yet
+from zoo_core.arguments._spec import argument, no_effect
 
 __all__ = ["LaunchArguments"]
 
@@ -26,9 +26,12 @@ class LaunchArguments(Group):
     job_id: str = argument("default", "Name of the job; part of the log file names.")
     log_dir: str = argument("log", "Folder of the worker logs (workerlog.N).")
     max_restarts: int = argument(
-        0, "Restart workers so often after one dies.", aliases=("max_restart",), minimum=0,
-        effect=not_yet("elastic restart"),
-    )  # fmt: skip
+        0,
+        "When a worker dies, go on from the last good checkpoint, at most so often; one that dies twice without a "
+        "new checkpoint is left out. On one machine.",
+        aliases=("max_restart",),
+        minimum=0,
+    )
     local_rank: int = argument(
         -1, "PaddleNLP: this process's number on its machine.", effect=no_effect("the launcher's environment says it")
     )

@@ -11,7 +11,7 @@ from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._text import count_text
-from zoo_core.engine.launch import in_worker, is_spawned, report_failure, spawn
+from zoo_core.engine.launch import is_spawned, report_failure, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import ZooError, nearest
@@ -79,6 +79,8 @@ def _no_task(task: str) -> UsageFailure:
 
 
 def _run(arguments: Arguments, words: Sequence[str]) -> int:
+    report_start()
+    arguments = arguments.replace(**restart_changes())
     device = device_of(arguments.training.device)
     speaks = not is_spawned() and os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if speaks:
@@ -113,8 +115,12 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
         print("\ndry run: nothing was started")
         return 0
     quiet_environment(os.environ)
-    if plan.world > 1 and not in_worker():
-        return spawn(arguments.launch, plan, words)
+    launched = is_spawned() or "PADDLE_TRAINER_ID" in os.environ
+    if not launched and (plan.world > 1 or arguments.launch.max_restarts):
+        from zoo_core.engine.restart import keep_running  # reads checkpoints with numpy, as above
+
+        start = str(prepared.start or f"random, seed {arguments.training.seed}")
+        return keep_running(arguments, plan, found, prepared.config, start, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
     import_paddle(device)

@@ -13,9 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import zoo_core
 from zoo_core.arguments import LaunchArguments
@@ -23,14 +26,49 @@ from zoo_core.environment import apply_cpu_environment
 from zoo_core.errors import ZooError
 from zoo_core.plan import Plan
 
-__all__ = ["handle_stop_signals", "in_worker", "is_spawned", "report_failure", "spawn", "stop_requested"]
+__all__ = [
+    "Died",
+    "handle_stop_signals",
+    "in_worker",
+    "is_spawned",
+    "report_failure",
+    "report_start",
+    "restart_changes",
+    "spawn",
+    "stop_requested",
+]
 
 _NOTES = "ZOO_LAUNCH_NOTES"
 """Names the folder through which a launch and its workers on one machine leave each other word."""
 
+_CHANGES = "ZOO_RESTART"
+"""Holds, for the workers of a restart, the arguments that differ from the command line's, by name."""
+
+_POLL = 0.05
+"""Seconds between looks at the workers: short, so that the first to end is seen before those that it draws along."""
+
 _STOPPING = "\nstopping: saving at the end of this step (once more to end at once)"
 
 _stop = False
+
+
+class Died(ZooError):
+    """A worker ended without a word: it was killed, or crashed.
+
+    Args:
+        worker: its number on its machine; `None` when it is not known.
+        workers: how many there were.
+        how: what became of it: "was killed by signal 9".
+        log_dir: where the logs are.
+    """
+
+    def __init__(self, worker: int | None, workers: int, how: str, log_dir: str) -> None:
+        self.worker, self.how = worker, how
+        who = "a worker" if worker is None else f"worker {worker} of {workers}"
+        log = "*" if worker is None else str(worker)
+        killed = "somebody ended it, or the system did when memory ran out (its own log would tell)"
+        why = killed if "signal" in how else "it was killed, or met an error that is in its log"
+        super().__init__(f"{who} {how}", why, f"see {log_dir}/workerlog.{log}")
 
 
 def in_worker() -> bool:
@@ -64,6 +102,22 @@ def stop_requested() -> bool:
     return _stop or (notes is not None and os.path.exists(os.path.join(notes, "stop")))
 
 
+def report_start() -> None:
+    """Tell the launching command which process is this worker, so that it sees which one ends first."""
+    notes = os.environ.get(_NOTES)
+    if notes is not None and Path("/proc/self/stat").exists():
+        path = Path(notes) / f"worker-{os.environ.get('PADDLE_LOCAL_RANK', '0')}"
+        told = (os.getpid(), _Process(os.getpid()).started, os.environ.get("PADDLE_TRAINER_ID", "0"))
+        path.with_suffix(".part").write_text(" ".join(map(str, told)), encoding="utf-8")
+        path.with_suffix(".part").rename(path)
+
+
+def restart_changes() -> dict[str, Any]:
+    """The arguments that a restart has changed, by name; empty for a command that was not restarted."""
+    changes: dict[str, Any] = json.loads(os.environ.get(_CHANGES, "{}"))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+
+
 def report_failure(error: ZooError) -> bool:
     """Leave word for the launching command of why this worker ends; whether nothing more is to be said.
 
@@ -94,43 +148,122 @@ def _command(launch: LaunchArguments, plan: Plan, words: Sequence[str]) -> list[
     return [*command, str(Path(zoo_core.__file__).with_name("__main__.py")), *words]
 
 
-def spawn(launch: LaunchArguments, plan: Plan, words: Sequence[str]) -> int:
+class _Process:
+    """A process by its number and its start, as the kernel counts it: a number may be given again."""
+
+    def __init__(self, pid: int, started: int | None = None) -> None:
+        self.pid = pid
+        self.started = int(self._fields()[19]) if started is None else started
+
+    def _fields(self) -> list[str]:
+        """The fields of `/proc/PID/stat` after the command's name, the state first; none when there is no process."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return []
+
+    def ended(self) -> str:
+        """How the process ended, in words; empty while it runs."""
+        fields = self._fields()
+        if not fields or int(fields[19]) != self.started:
+            return "died"
+        if fields[0] not in "ZX":
+            return ""
+        code = int(fields[-1])
+        return f"was killed by signal {code & 127}" if code & 127 else f"ended with status {code >> 8}"
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if not self.ended():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class _Notes:
+    """The folder in which the workers of this machine leave word."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder = folder
+        self._missing = {worker: folder / f"worker-{worker}" for worker in range(workers)}
+        self._failures: dict[int, Path] = {}
+        self.workers: dict[int, _Process] = {}
+        self.first: tuple[int, str] | None = None
+
+    @property
+    def stop(self) -> Path:
+        """Exists once the workers are asked to stop."""
+        return self.folder / "stop"
+
+    def look(self) -> None:
+        """See which workers there are, and remember the first to end before its work was done.
+
+        Where several ended since the last look, it is one that left no word: those that lost it say so.
+        """
+        for worker, path in list(self._missing.items()):
+            if path.exists():
+                pid, started, rank = path.read_text(encoding="utf-8").split()
+                self.workers[worker] = _Process(int(pid), int(started))
+                self._failures[worker] = self.folder / f"failure-{rank}"
+                del self._missing[worker]
+        if self.first is None:
+            ends = [(worker, process.ended()) for worker, process in self.workers.items()]
+            ended = [(worker, how) for worker, how in ends if how and not how.endswith("status 0")]
+            self.first = min(ended, key=lambda end: self._failures[end[0]].exists(), default=None)
+
+    def failure(self) -> ZooError | None:
+        """What the first worker to end said it ends with, or any worker where that is not known; `None`: it died."""
+        if self.first is not None:
+            told = [self._failures[self.first[0]]] if self._failures[self.first[0]].exists() else []
+        else:
+            told = sorted(self.folder.glob("failure-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        return ZooError(*json.loads(told[0].read_text(encoding="utf-8"))) if told else None
+
+
+def spawn(launch: LaunchArguments, plan: Plan, words: Sequence[str], changes: Mapping[str, Any] | None = None) -> int:
     """Run this command in `plan.local_world` workers on this machine and return their exit status.
 
     Ctrl-C asks the workers to stop at the end of their step, to save, and to leave; a second one ends them at once.
+    No worker is left when this returns.
 
     Args:
         launch: logs, machines, devices.
         plan: says how many workers and on what device.
         words: the command line without the program's name.
+        changes: arguments that the workers have instead of the command line's, by name.
 
     Raises:
-        ZooError: what a worker ended with, of the lowest rank that said so.
+        Died: a worker ended without a word.
+        ZooError: what a worker ended with.
     """
     environ = dict(os.environ)
+    if changes:
+        environ[_CHANGES] = json.dumps(dict(changes))
     if plan.device == "cpu":
         environ["PADDLE_DISTRI_BACKEND"] = "gloo"
         apply_cpu_environment(plan.local_world, environ)
-    with tempfile.TemporaryDirectory(prefix="zoo-launch-") as notes:
-        environ[_NOTES] = notes
+    with tempfile.TemporaryDirectory(prefix="zoo-launch-") as folder:
+        notes = _Notes(Path(folder), plan.local_world)
+        environ[_NOTES] = folder
         # a session of its own, so that Ctrl-C reaches only this process, which passes it on in its own way
         launcher = subprocess.Popen(_command(launch, plan, words), env=environ, start_new_session=True)
-        status = _wait(launcher, Path(notes))
-        failures = sorted(Path(notes).glob("failure-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        if failures:
-            raise ZooError(*json.loads(failures[0].read_text(encoding="utf-8")))
-        if status not in (0, 130) and (Path(notes) / "stop").exists():
+        try:
+            status = _wait(launcher, notes)
+        finally:
+            notes.look()
+            for process in notes.workers.values():
+                process.kill()
+        failure = notes.failure()
+        if failure is not None:
+            raise failure
+        if status in (0, 130):
+            return status
+        if notes.stop.exists():
             return 130
-    if status not in (0, 130):
-        raise ZooError(
-            f"a worker ended with status {status}",
-            "it was killed, or met an error that is in its log",
-            f"see {launch.log_dir}/workerlog.*",
-        )
-    return status
+    worker, how = notes.first or (None, f"ended with status {status}")
+    raise Died(worker, plan.local_world, how, launch.log_dir)
 
 
-def _wait(launcher: subprocess.Popen[bytes], notes: Path) -> int:
+def _wait(launcher: subprocess.Popen[bytes], notes: _Notes) -> int:
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -138,12 +271,15 @@ def _wait(launcher: subprocess.Popen[bytes], notes: Path) -> int:
     try:
         while True:
             try:
+                while launcher.poll() is None:
+                    notes.look()
+                    time.sleep(_POLL)
                 return launcher.wait()
             except KeyboardInterrupt:
-                if (notes / "stop").exists():
+                if notes.stop.exists():
                     launcher.terminate()
                 else:
-                    (notes / "stop").touch()
+                    notes.stop.touch()
                     print(_STOPPING, file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)

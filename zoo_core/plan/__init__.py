@@ -10,6 +10,7 @@ from zoo_core.plan.plan import AXES, Axis, Coordinates, Plan
 from zoo_core.plan.request import Degrees, Recompute, Request
 from zoo_core.plan.rules import RULES, LegalityRule, ModelFacts, Verdict
 from zoo_core.plan.shares import Share, share
+from zoo_core.plan.shrink import shrunk
 
 __all__ = [
     "AXES",
@@ -32,5 +33,6 @@ __all__ = [
     "judge",
     "owners",
     "share",
+    "shrunk",
     "world_size",
 ]

@@ -10,14 +10,14 @@ from math import log2
 from zoo_core.plan.request import Request
 from zoo_core.plan.rules import Case, ModelFacts, verdicts
 
-__all__ = ["as_flags", "distance", "nearest_legal"]
+__all__ = ["as_flags", "candidates", "distance", "nearest_legal"]
 
 
 def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _candidates(request: Request) -> Iterator[Request]:
+def candidates(request: Request) -> Iterator[Request]:
     """Every way to fill the same world, with what else was asked for kept or given up."""
     stages = [request.sharding_stage, *(s for s in (1, 2, 3, 0) if s != request.sharding_stage)]
     world = max(request.world, 1)
@@ -87,7 +87,7 @@ def nearest_legal(request: Request, model: ModelFacts) -> Request | None:
     Every candidate is judged by the same rules as a request, in order of distance.
     """
     ranked = sorted(
-        {c: distance(request, c) for c in _candidates(request)}.items(),
+        {c: distance(request, c) for c in candidates(request)}.items(),
         key=lambda pair: (pair[1], -pair[0].tensor, -(pair[0].sharding or 1)),
     )
     for candidate, _ in ranked:
