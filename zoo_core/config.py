@@ -11,6 +11,15 @@ from zoo_core.errors import ConfigError, nearest
 
 __all__ = ["ModelConfig", "version4"]
 
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+
 Self = TypeVar("Self", bound="ModelConfig")
 
 
@@ -57,6 +66,17 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that are no positive whole numbers; a subclass that has its own calls this one.
+
+        Raises:
+            ConfigError: names the size and what it is.
+        """
+        for name in _SIZES:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}", "a size is a whole number above 0", "")
 
     @property
     def kv_heads(self) -> int:

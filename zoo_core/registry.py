@@ -143,7 +143,7 @@ class Registry:
             if kind in architecture.capabilities.model_types:
                 try:
                     config = architecture.capabilities.config_class.from_hf(hf)
-                except (TypeError, ValueError, KeyError) as error:
+                except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
                     raise ConfigError(
                         f"{file} is not a usable {kind} configuration",
                         _contract.said(error),

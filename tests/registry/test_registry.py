@@ -7,6 +7,7 @@ import json
 import pytest
 
 from zoo_core.capabilities import Capabilities, ModelEntry
+from zoo_core.config import ModelConfig
 from zoo_core.errors import ConfigError, PluginError, UnknownModelError
 from zoo_core.hookspecs import CONTRACT_VERSION, hookimpl
 from zoo_core.known import KNOWN
@@ -246,3 +247,11 @@ def test_a_wrapper_that_breaks_capabilities_is_blamed_itself(fake_family):
     assert [broken.name for broken in found.broken] == ["extension"]
     assert "wrapping went wrong" in found.broken[0].reason
     assert found.find("fake-1b").architecture.family == "fake"
+
+
+@pytest.mark.parametrize("value", ["abc", None, 0, -1, 1.5, True], ids=str)
+@pytest.mark.parametrize("size", ["vocab_size", "num_attention_heads", "num_hidden_layers"])
+def test_a_size_that_is_no_positive_whole_number_is_named(size, value):
+    sizes = dict.fromkeys(["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"], 4)
+    with pytest.raises(ConfigError, match=size):
+        ModelConfig(**{**sizes, "intermediate_size": 8, size: value})

@@ -39,6 +39,7 @@ class BaichuanConfig(ModelConfig):
     fuse_attention_ffn: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.position_embedding not in ("rope", "alibi"):
             raise ConfigError(f"position_embedding is {self.position_embedding!r}", "a Baichuan has rope or alibi", "")
         object.__setattr__(self, "num_key_value_heads", None)

@@ -48,6 +48,7 @@ class BloomConfig(ModelConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         hidden, heads = self.hidden_size, self.num_attention_heads
         if hidden % heads:
             raise ConfigError(f"{heads} heads do not fill a hidden size of {hidden}", "a Bloom's heads are equal", "")

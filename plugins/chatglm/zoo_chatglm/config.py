@@ -45,6 +45,7 @@ class ChatGLMConfig(ModelConfig):
     add_bias_linear: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.is_v1:
             object.__setattr__(self, "num_key_value_heads", None)
             object.__setattr__(self, "head_dim", None)

@@ -45,8 +45,8 @@ def load(path: Path | None, config: ChatGLMConfig | None = None) -> Tokenizer:
             "it is a file of the published model, and no folder was given",
             "give the folder of ice_text.model (v1) or tokenizer.model (ChatGLM2) with --tokenizer_name_or_path",
         )
-    names = ("tokenizer.json", "ice_text.model", "tokenizer.model") if Path(path).is_dir() else ()
-    path = next((file for name in names if (file := Path(path) / name).is_file()), Path(path))
+    files = ("tokenizer.json", "ice_text.model", "tokenizer.model") if Path(path).is_dir() else ()
+    path = next((file for name in files if (file := Path(path) / name).is_file()), Path(path))
     if path.suffix != ".model":
         return load_tokenizer(path, padding_side="left")
     tokenizer = ChatGLMTokenizer(path, is_v1=path.name == "ice_text.model")

@@ -82,6 +82,7 @@ class DeepseekV3Config(ModelConfig):
     rope_interleave: bool = _OWN["rope_interleave"]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.rope_scaling, RopeScaling):
             try:
                 object.__setattr__(self, "rope_scaling", RopeScaling.from_hf(self.rope_scaling))

@@ -49,6 +49,7 @@ class GLMConfig(ModelConfig):
     mask_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tie_word_embeddings:
             raise ConfigError("tie_word_embeddings is false", "a GLM's embedding is its head", "")
         if self.hidden_size % self.num_attention_heads:

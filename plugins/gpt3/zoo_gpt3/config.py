@@ -46,6 +46,7 @@ class GPTConfig(ModelConfig):
     type_vocab_size: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.activation_function not in _ACTIVATIONS:
             why = "zoo's GPT has " + ", ".join(_ACTIVATIONS)
             raise ConfigError(f"activation_function is {self.activation_function!r}", why, "")

@@ -53,6 +53,7 @@ class OptConfig(ModelConfig):
     fuse_attention_qkv: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.word_embed_proj_dim == self.hidden_size:
             object.__setattr__(self, "word_embed_proj_dim", None)
         if self.hidden_size % self.num_attention_heads:

@@ -52,6 +52,7 @@ class QwenConfig(ModelConfig):
     fuse_attention_ffn: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.rope_scaling, RopeScaling):
             try:
                 object.__setattr__(self, "rope_scaling", RopeScaling.from_hf(self.rope_scaling))

@@ -82,7 +82,8 @@ def form_of(tensors: Mapping[str, Stored], rules: Iterable[Rule], default: Form)
         rules: of the model, and of the model with its projections fused.
         default: where neither tells.
     """
-    rules = list(rules)
+    # a tied head's own name may stand in files of either form
+    rules = [rule for rule in rules if rule.single == rule.name]
     single, hf = _names(rules, "single"), _names(rules, "hf")
     own = len((single.keys() - hf.keys()) & tensors.keys()) - len((hf.keys() - single.keys()) & tensors.keys())
     if own:
