@@ -16,11 +16,11 @@ from parallel_jobs import Results  # noqa: E402
 
 def task_of(model: str, layout: str, save_halfway: bool = False) -> dict[str, Any]:
     """A case's two runs: for losses and norms, and for weights."""
-    last = cases.steps_of(model)
     steps: dict[str, Any] = {"evaluate_at": [cases.HALFWAY]}
     if save_halfway:
         steps["save_at"] = [cases.halfway_of(model)]
-    weights = {"save_at": [last], "logits": True}
+    last = cases.weight_steps_of(model)
+    weights = {"last": last, "save_at": [last], "logits": True}
     return {
         "id": cases.task_id(model, layout),
         "model": model,

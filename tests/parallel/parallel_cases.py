@@ -197,6 +197,11 @@ def steps_of(model: str) -> int:
     return STEPS if model.startswith(("llama", "qwen")) else FEW_STEPS
 
 
+def weight_steps_of(model: str) -> int:
+    """After how many steps weights are compared."""
+    return STEPS if steps_of(model) == STEPS else FEW_STEPS - 2
+
+
 def halfway_of(model: str) -> int:
     """After how many steps the cases of a model save what others go on from; three steps or more follow."""
     return HALFWAY if steps_of(model) == STEPS else FEW_STEPS - 3

@@ -126,12 +126,12 @@ class Task:
                 # more micro batches than a step has, so that a schedule runs twice, the second time not full
                 evaluations.append(engine.evaluate(self.batches(98) + self.batches(99, cases.SAMPLES // 2)))
         if logits:
-            self._logits(folder)
+            self._logits(folder, last)
         return {"steps": steps, "evaluations": evaluations}
 
-    def _logits(self, folder: Path) -> None:
-        """Read the last checkpoint back, without an optimizer, and run it."""
-        saved = folder / f"checkpoint-{cases.steps_of(self.task['model'])}"
+    def _logits(self, folder: Path, step: int) -> None:
+        """Read the checkpoint of a step back, without an optimizer, and run it."""
+        saved = folder / f"checkpoint-{step}"
         logits = self.engine(None, saved, gather_logits=True).logits(
             cases.samples(97, self.config.vocab_size, 2, self.prompt)
         )

@@ -37,7 +37,7 @@ def test_evaluation(trained, model, layout):
 
 
 def test_saved_weights(trained, model, layout):
-    step = f"weights/checkpoint-{cases.steps_of(model)}"
+    step = f"weights/checkpoint-{cases.weight_steps_of(model)}"
     single = tensors(trained.path(task_id(model, "single")) / step, "model")
     found = tensors(trained.path(task_id(model, layout)) / step, "model")
     assert found.keys() == single.keys()
