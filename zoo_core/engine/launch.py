@@ -33,6 +33,7 @@ __all__ = [
     "is_spawned",
     "report_failure",
     "report_start",
+    "report_stop",
     "restart_changes",
     "spawn",
     "stop_requested",
@@ -110,6 +111,18 @@ def report_start() -> None:
         told = (os.getpid(), _Process(os.getpid()).started, os.environ.get("PADDLE_TRAINER_ID", "0"))
         path.with_suffix(".part").write_text(" ".join(map(str, told)), encoding="utf-8")
         path.with_suffix(".part").rename(path)
+
+
+def report_stop(status: int) -> int:
+    """Leave word for the launching command that this worker stopped as it was asked; the status to end with.
+
+    The launcher takes any status but 0 for a failure, and would print the end of the worker's log once more.
+    """
+    notes = os.environ.get(_NOTES)
+    if notes is None or status != 130:
+        return status
+    (Path(notes) / "stopped").touch()
+    return 0
 
 
 def restart_changes() -> dict[str, Any]:
@@ -255,9 +268,9 @@ def spawn(launch: LaunchArguments, plan: Plan, words: Sequence[str], changes: Ma
         failure = notes.failure()
         if failure is not None:
             raise failure
-        if status in (0, 130):
-            return status
-        if notes.stop.exists():
+        if status == 0 and not (notes.folder / "stopped").exists():
+            return 0
+        if status in (0, 130) or notes.stop.exists():
             return 130
     worker, how = notes.first or (None, f"ended with status {status}")
     raise Died(worker, plan.local_world, how, launch.log_dir)
