@@ -112,10 +112,14 @@ def _accumulation(draft: Draft) -> None:
 def _saving(draft: Draft) -> None:
     if draft.later("save_steps", "save_strategy"):
         draft.values["save_strategy"] = "steps"
-    if "async_save" in str(draft["unified_checkpoint_config"]).replace(",", " ").split() and not draft.given(
-        "async_save"
-    ):
+    switches = str(draft["unified_checkpoint_config"] or "").replace(",", " ").split()
+    if "async_save" in switches and not draft.given("async_save"):
         draft.values["async_save"] = True
+    if idle := [word for word in switches if word != "async_save"]:
+        where = draft.where["unified_checkpoint_config"]
+        draft.notes.append(
+            f"unified_checkpoint_config (set {where}): {', '.join(idle)} without effect, there is one format"
+        )
 
 
 def _evaluation(draft: Draft) -> None:

@@ -184,7 +184,7 @@ def write_folder(
 def _sweep(target: Path, disk: Disk) -> None:
     """Remove what saves of this target that were killed have left."""
     if target.parent.is_dir():
-        for left in sorted(target.parent.glob(f"{glob.escape(target.name)}.*.tmp")):
+        for left in sorted(target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 8}.tmp")):
             disk.remove(left)
 
 
