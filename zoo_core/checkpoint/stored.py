@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 _WINDOW = 1 << 23
-_SHORT = 1 << 12
+_SHORT = 1 << 9
+"""Bytes of a run below which to read the gaps between runs too is quicker than a system call for each."""
 _BLOCK = 1 << 25
 _TILE = 128
 
