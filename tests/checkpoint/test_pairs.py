@@ -422,23 +422,21 @@ def test_adapters_go_through_the_same_pairs(name, dtype, toys, tmp_path):
             assert World(plan, table, trained, "lora").check(reader, values, dtype) > 100_000
 
 
-@pytest.mark.parametrize(
-    ("name", "most"),
-    [("llama-even", 0.26), ("llama", 0.30)],
-    ids=["heads split", "key/value heads copied"],
-)
-def test_a_rank_of_tp4_reads_about_a_quarter_of_the_bytes(name, most, toys, tmp_path, monkeypatch):
-    """Weights and states, from what one process saved; norms, and heads that several ranks hold, are read whole."""
+@pytest.mark.parametrize(("heads", "most"), [(4, 0.251), (2, 0.28)], ids=["heads split", "key/value heads copied"])
+def test_a_rank_of_tp4_reads_about_a_quarter_of_the_bytes(heads, most, toys, tmp_path, monkeypatch):
+    """Weights and states, from what one process saved; norms, and heads that several ranks hold, are read whole.
+
+    The matrices are wide enough for a rank's part of a row to be read alone: 512 bytes.
+    """
     from zoo_core.checkpoint import stored as module
 
-    architecture, config, _ = model_of("llama", 4)
-    if name == "llama-even":
-        config = config.replace(num_key_value_heads=4)
+    architecture, config, _ = model_of("llama", 2)
+    config = config.replace(hidden_size=512, intermediate_size=1024, num_key_value_heads=heads, vocab_size=512)
     table = architecture.table(config)
     plans = [compose(Request(world=tensor, tensor=tensor), architecture, config) for tensor in (1, 4)]
-    values, trained = single_card(table, "bfloat16", 1), trained_of(table)
-    entries = contents(table, "bfloat16", states_of("bfloat16"))
-    folder = World(plans[0], table, trained).save(toys, tmp_path, config, values, "bfloat16", entries)
+    values, trained = single_card(table, "float32", 1), trained_of(table)
+    entries = contents(table, "float32", states_of("float32"))
+    folder = World(plans[0], table, trained).save(toys, tmp_path, config, values, "float32", entries)
     whole = sum(array.nbytes for array in values.values())
     read, real = [], module.read_exactly
     monkeypatch.setattr(module, "read_exactly", lambda h, p, view, at: (read.append(len(view)), real(h, p, view, at)))
@@ -446,8 +444,8 @@ def test_a_rank_of_tp4_reads_about_a_quarter_of_the_bytes(name, most, toys, tmp_
         read.clear()
         with Reader(folder, table) as reader:
             for parameter in parts.names():
-                read_weight(reader, table[parameter], 4, parts.rank, "bfloat16")
+                read_weight(reader, table[parameter], 4, parts.rank, "float32")
             for parameter in sharding.owned():
-                for role in states_of("bfloat16"):
+                for role in states_of("float32"):
                     read_state(reader, parameter, role, 4, parts.rank, sharding.flat(parameter))
-        assert 0.22 < sum(read) / whole < most, parts.rank
+        assert 0.25 <= sum(read) / whole < most, parts.rank
