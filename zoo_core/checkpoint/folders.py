@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo_core.checkpoint.disk import Disk, read_json
+from zoo_core.checkpoint.disk import Disk, read_json, side_by_side
 from zoo_core.checkpoint.manifest import file_problem, read_manifest, share_out
 from zoo_core.checkpoint.names import LATEST, MANIFEST, STATE
 from zoo_core.checkpoint.ranks import Ranks
@@ -100,9 +100,9 @@ def verify(folder: str | Path, ranks: Ranks | None = None, states: bool = True) 
         found = [f"{error.what}: {error.why}"]
     else:
         sizes = {name: size for name, (size, _) in files.items() if states or not _STATES.match(name)}
-        for name in share_out(sizes, ranks.world)[ranks.rank]:
-            found.append(file_problem(folder, name, *files[name], True))
-            read += files[name][0]
+        mine = share_out(sizes, ranks.world)[ranks.rank]
+        found = side_by_side(lambda name: file_problem(folder, name, *files[name], True), mine)
+        read = sum(sizes[name] for name in mine)
     told = [json.loads(text) for text in ranks.exchange(json.dumps([each for each in found if each]))]
     wrong = list(dict.fromkeys(each for one in told for each in one))
     if wrong:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo_core.checkpoint.disk import Disk, checksum
+from zoo_core.checkpoint.disk import Disk, checksum, side_by_side
 from zoo_core.checkpoint.dtypes import Array, convert, item_size, storage
 from zoo_core.checkpoint.manifest import share_out
 from zoo_core.checkpoint.places import Place, runs
@@ -163,9 +163,11 @@ def write_folder(
         sizes = {file.name: file.size for file in files}
         sizes |= {name: 0 for told in report["all"] for name in told["extras"]}
         with _told(ranks, {}, what) as report:
+            mine = share_out(sizes, ranks.world)[ranks.rank]
+            taken = side_by_side(checksum, [beside / name for name in mine])
             report["sums"] = {
-                name: {"size": (beside / name).stat().st_size, "crc32": checksum(beside / name)}
-                for name in share_out(sizes, ranks.world)[ranks.rank]
+                name: {"size": (beside / name).stat().st_size, "crc32": crc32}
+                for name, crc32 in zip(mine, taken, strict=True)
             }
         sums: Sums = {name: facts for told in report["all"] for name, facts in told["sums"].items()}
         with _told(ranks, {}, what):
