@@ -36,7 +36,7 @@ def _none(path: Path) -> CheckpointError:
     return CheckpointError(f"no checkpoints in {path}", why, "give the output_dir of a run")
 
 
-@command.command(name="ls")
+@command.command(name="ls", short_help="List the checkpoints of a run.")
 @click.argument("folder", type=_PATH, default=Path("output"))
 @_AS_JSON
 def list_(folder: Path, as_json: bool) -> None:
@@ -87,7 +87,7 @@ def _as_dict(one: Looked) -> dict[str, Any]:
     }
 
 
-@command.command()
+@command.command(short_help="Compare every file with its checksum.")
 @click.argument("path", type=_PATH)
 @_AS_JSON
 def verify(path: Path, as_json: bool) -> int:
@@ -122,7 +122,7 @@ def verify(path: Path, as_json: bool) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Show configuration, layout and tensors.")
 @click.argument("path", type=_PATH)
 @_AS_JSON
 def show(path: Path, as_json: bool) -> None:

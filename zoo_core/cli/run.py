@@ -119,6 +119,8 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
     if not launched and (plan.world > 1 or arguments.launch.max_restarts):
         from zoo_core.engine.restart import keep_running  # reads checkpoints with numpy, as above
 
+        if prepared.resume is not None:  # chosen once, for all workers
+            words = [*words, "--resume", str(prepared.resume)]
         start = str(prepared.start or f"random, seed {arguments.training.seed}")
         return keep_running(arguments, plan, found, prepared.config, start, words)
     if device == "cpu":
