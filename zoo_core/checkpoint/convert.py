@@ -24,11 +24,12 @@ from zoo_core.checkpoint.dtypes import Array, item_size, storage
 from zoo_core.checkpoint.folders import identity
 from zoo_core.checkpoint.foreign import is_head
 from zoo_core.checkpoint.hf import published_places
+from zoo_core.checkpoint.manifest import sealed
 from zoo_core.checkpoint.names import FORMAT, MANIFEST, STATE
 from zoo_core.checkpoint.places import Place, stored_shape, whole_place
 from zoo_core.checkpoint.reader import Reader
 from zoo_core.checkpoint.shards import DEFAULT_SHARD_SIZE, Entry, ShardFile, index_json, plan_files
-from zoo_core.checkpoint.stored import Box, Cast, Pasted, Reshaped, Stored, Turned, covered
+from zoo_core.checkpoint.stored import Box, Cast, Pasted, Stored, Turned, covered
 from zoo_core.checkpoint.writer import Extras, Sums, measured
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
@@ -40,8 +41,9 @@ _log = logging.getLogger("zoo")
 
 To = Literal["hf", "zoo", "pdparams"]
 
-_BUFFER = 1 << 25
-_TURNED = 1 << 27
+_BUFFER = 1 << 24
+Piece = bytes | Array
+
 _WIDTH = {"float16": 2, "bfloat16": 2, "float32": 3, "float64": 4}
 
 
@@ -193,13 +195,10 @@ def convert_folder(
             why = f"it takes {size / 1e6:,.1f} MB, {folder.parent} has {free / 1e6:,.1f} MB free"
             raise CheckpointError("the disk is too full", why, "free space or choose another folder")
         disk.folder(beside)
-        writer = _write_paddle if to == "pdparams" else _write_safetensors
-        names, sums = [], {}
-        for file in plan:
-            name = file.name.replace("model", "model_state", 1).replace(".safetensors", ".pdparams")
-            name = name if to == "pdparams" else file.name
-            names.append(name)
-            sums[name] = writer(beside / name, file, targets, reader, disk, to == "zoo", progress)
+        names = [file.name for file in plan]
+        if to == "pdparams":
+            names = [name.replace("model", "model_state", 1).replace(".safetensors", ".pdparams") for name in names]
+        sums = _write_all(beside, dict(zip(names, plan, strict=True)), to, targets, reader, disk, progress)
         small = _small_files(to, plan, names, sums, config, _kind(targets), size, files or {})
         for name, content in small.items():
             disk.write(beside / name, content)
@@ -214,6 +213,33 @@ def convert_folder(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Converted(reader.what, len(targets), size, tuple(names), tuple(left))
+
+
+def _write_all(
+    beside: Path,
+    files: Mapping[str, ShardFile],
+    to: To,
+    targets: Mapping[str, Stored],
+    reader: Reader,
+    disk: Disk,
+    progress: Callable[[int], None] | None,
+) -> dict[str, dict[str, int]]:
+    """Write the files one after the other, each synced while the next is written; returns size and checksum of each."""
+    buffers, outs = _Buffers(), {}
+    reader.keep_strips()
+    content = _pickle if to == "pdparams" else _safetensors
+    try:
+        for name, file in files.items():
+            outs[name] = out = _Out(beside / name, disk, to == "zoo", buffers, progress)
+            try:
+                for piece in content(file, targets, reader, buffers):
+                    out.add(piece)
+            finally:
+                out.end()
+    finally:
+        for out in outs.values():
+            out.join()
+    return {name: out.facts() for name, out in outs.items()}
 
 
 def check_free(folder: Path) -> None:
@@ -272,107 +298,118 @@ def _small_files(
         small[STATE] = as_json(state)
         listed: Sums = {name: dict(facts) for name, facts in sums.items()}
         listed |= {name: measured(content) for name, content in small.items()}
-        manifest = {"format": FORMAT, "step": 0, "saved_at": time.time(), "files": dict(sorted(listed.items()))}
-        small[MANIFEST] = as_json(manifest)
+        small[MANIFEST] = sealed(0, time.time(), listed)
     return small
 
 
-def _has_turned(tensor: Stored) -> bool:
-    if isinstance(tensor, Pasted):
-        return any(_has_turned(box.source) for box in tensor.boxes)
-    return isinstance(tensor, Turned) or (isinstance(tensor, Cast | Reshaped) and _has_turned(tensor.source))
+class _Buffers:
+    """Three blocks of memory in turn: one is filled while one is written."""
+
+    def __init__(self) -> None:
+        self._free: queue.Queue[Array] = queue.Queue()
+        for _ in range(3):
+            self._free.put(np.empty(_BUFFER, np.uint8))
+
+    def take(self, length: int, dtype: str) -> Array:
+        """A block of elements, when one is free."""
+        return self._free.get()[: length * item_size(dtype)].view(storage(dtype))
+
+    def give_back(self, block: Array) -> None:
+        """Let a block be used again."""
+        whole = block
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        self._free.put(whole)
 
 
-def _blocks(reader: Reader, tensor: Stored) -> Iterator[Array]:
-    """The elements of a tensor in order, some whole rows at a time; each block is the caller's."""
-    total = math.prod(tensor.shape)
+def _blocks(reader: Reader, tensor: Stored, buffers: _Buffers) -> Iterator[Array]:
+    """The elements of a tensor in order, some whole rows at a time where rows are shorter than a block."""
+    total, most = math.prod(tensor.shape), _BUFFER // item_size(tensor.dtype)
     row = max(1, math.prod(tensor.shape[1:]))
-    most = (_TURNED if _has_turned(tensor) else _BUFFER) // item_size(tensor.dtype)
-    step = max(1, most // row) * row if row <= most else most
+    step = most // row * row or most
     for start in range(0, total, step):
-        length = min(step, total - start)
-        block = np.empty(length, storage(tensor.dtype))
-        reader.fill(tensor, np.array([[start, 0, length]], np.int64), block)
+        block = buffers.take(min(step, total - start), tensor.dtype)
+        reader.fill(tensor, np.array([[start, 0, len(block)]], np.int64), block)
         yield block
 
 
 class _Out:
     """A file written at its end by a thread of its own, so that reading goes on meanwhile."""
 
-    def __init__(self, path: Path, disk: Disk, sums: bool, progress: Callable[[int], None] | None) -> None:
-        self._path, self._disk, self._progress = path, disk, progress
+    def __init__(
+        self, path: Path, disk: Disk, sums: bool, buffers: _Buffers, progress: Callable[[int], None] | None
+    ) -> None:
+        self._path, self._disk, self._buffers, self._progress = path, disk, buffers, progress
         self._size, self._sum = 0, 0 if sums else None
         self._failure: BaseException | None = None
-        self._queue: queue.Queue[bytes | Array | None] = queue.Queue(1)
+        self._queue: queue.Queue[bytes | Array | None] = queue.Queue()
         disk.create(path, b"", 0)
         self._handle = os.open(path, os.O_WRONLY)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        while (content := self._queue.get()) is not None:
-            if self._failure is not None:
-                continue
-            try:
-                view = memoryview(content) if isinstance(content, bytes) else content.view(np.uint8).data
-                self._disk.write_at(self._handle, self._path, view, self._size)
-                self._size += len(view)
-                if self._sum is not None:
-                    self._sum = zlib.crc32(view, self._sum)
-                if self._progress is not None and not isinstance(content, bytes):
-                    self._progress(len(view))
-            except BaseException as error:
-                self._failure = error
+        try:
+            while (content := self._queue.get()) is not None:
+                try:
+                    if self._failure is None:
+                        self._write(content)
+                except BaseException as error:
+                    self._failure = error
+                finally:
+                    if not isinstance(content, bytes):
+                        self._buffers.give_back(content)
+            if self._failure is None:
+                self._disk.sync(self._handle, self._path)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            os.close(self._handle)
+
+    def _write(self, content: bytes | Array) -> None:
+        view = memoryview(content) if isinstance(content, bytes) else content.view(np.uint8).data
+        self._disk.write_at(self._handle, self._path, view, self._size)
+        self._size += len(view)
+        if self._sum is not None:
+            self._sum = zlib.crc32(view, self._sum)
+        if self._progress is not None and not isinstance(content, bytes):
+            self._progress(len(view))
 
     def add(self, content: bytes | Array) -> None:
-        """Append bytes.
+        """Append bytes, or a block that is given back when it is written.
 
         Raises:
             OSError: an earlier write failed.
         """
+        self._queue.put(content)
         if self._failure is not None:
             raise self._failure
-        self._queue.put(content)
 
-    def close(self) -> None:
-        """Wait for the thread and close the file."""
-        self._queue.put(None)
+    def join(self) -> None:
+        """Wait until the file is on the disk, or failed."""
         self._thread.join()
-        try:
-            if self._failure is None:
-                self._disk.sync(self._handle, self._path)
-        finally:
-            os.close(self._handle)
+
+    def end(self) -> None:
+        """Nothing more is added; the thread syncs and closes the file."""
+        self._queue.put(None)
 
     def facts(self) -> dict[str, int]:
-        """Size and checksum.
+        """Size and checksum of the file, which is on the disk.
 
         Raises:
             OSError: a write failed.
         """
+        self.join()
         if self._failure is not None:
             raise self._failure
         return {"size": self._size, "crc32": self._sum or 0}
 
 
-def _write_safetensors(
-    path: Path,
-    file: ShardFile,
-    targets: Mapping[str, Stored],
-    reader: Reader,
-    disk: Disk,
-    sums: bool,
-    progress: Callable[[int], None] | None,
-) -> dict[str, int]:
-    out = _Out(path, disk, sums, progress)
-    try:
-        out.add(file.header)
-        for located in file.tensors:
-            for block in _blocks(reader, targets[located.key]):
-                out.add(block)
-    finally:
-        out.close()
-    return out.facts()
+def _safetensors(file: ShardFile, targets: Mapping[str, Stored], reader: Reader, buffers: _Buffers) -> Iterator[Piece]:
+    """The bytes of a safetensors file."""
+    yield file.header
+    for located in file.tensors:
+        yield from _blocks(reader, targets[located.key], buffers)
 
 
 _KINDS = {"float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "u2", "int64": "i8", "int32": "i4",
@@ -405,26 +442,12 @@ def _array_head(key: str, shape: tuple[int, ...], dtype: str) -> bytes:
     return _text(key) + array + b"(K\x01" + sizes + kind + b"\x89\x8e" + struct.pack("<Q", length)
 
 
-def _write_paddle(
-    path: Path,
-    file: ShardFile,
-    targets: Mapping[str, Stored],
-    reader: Reader,
-    disk: Disk,
-    sums: bool,
-    progress: Callable[[int], None] | None,
-) -> dict[str, int]:
-    """A pickled dict of arrays, as `paddle.save` writes it and `paddle.load` reads it."""
-    out = _Out(path, disk, sums, progress)
-    try:
-        out.add(b"\x80\x04}")
-        for located in file.tensors:
-            tensor = targets[located.key]
-            out.add(_array_head(located.key, tensor.shape, tensor.dtype))
-            for block in _blocks(reader, tensor):
-                out.add(block)
-            out.add(b"tbs")
-        out.add(b".")
-    finally:
-        out.close()
-    return out.facts()
+def _pickle(file: ShardFile, targets: Mapping[str, Stored], reader: Reader, buffers: _Buffers) -> Iterator[Piece]:
+    """The bytes of a pickled dict of arrays, as `paddle.save` writes it and `paddle.load` reads it."""
+    yield b"\x80\x04}"
+    for located in file.tensors:
+        tensor = targets[located.key]
+        yield _array_head(located.key, tensor.shape, tensor.dtype)
+        yield from _blocks(reader, tensor, buffers)
+        yield b"tbs"
+    yield b"."

@@ -234,6 +234,10 @@ class Reader:
         make = partial(self.read_local, name, dtype="bfloat16")
         return ((whole_place(rule, name), Made(name, tensors[places[0].key].file, rule.shape, "bfloat16", make)),)
 
+    def keep_strips(self) -> None:
+        """Expect that all rows of every tensor are read in order, by `fill`: turned matrices are then read once."""
+        self._source.keep_strips()
+
     def fill(self, tensor: Stored, table: Array, target: Array) -> None:
         """Read runs of a tensor, as `zoo_core.checkpoint.stored.fill` does."""
         self._source.fill(tensor, table, target)

@@ -70,6 +70,10 @@ class Source:
             )
         self._short = {} if self.single_names else {k.split(".", 1)[1]: k for k in weights if k.count(".") > 1}
 
+    def keep_strips(self) -> None:
+        """Expect that all rows of every tensor are read in order."""
+        self._files.whole_strips = True
+
     def close(self) -> None:
         """Close the files."""
         self._files.close()

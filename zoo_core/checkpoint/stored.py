@@ -9,7 +9,8 @@ from __future__ import annotations
 import codecs
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,8 +41,8 @@ __all__ = [
 _WINDOW = 1 << 23
 _SHORT = 1 << 9
 """Bytes of a run below which to read the gaps between runs too is quicker than a system call for each."""
-_BLOCK = 1 << 25
-_TILE = 128
+_STRIP = 1 << 28
+_TILE = 256
 
 
 class Files:
@@ -49,16 +50,55 @@ class Files:
 
     Args:
         folder: names of files are relative to it.
+
+    Attributes:
+        whole_strips: of a matrix that is turned, read as much as fits memory and keep it for the next rows; for who
+            reads all rows in order. Else only the columns asked for are read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.whole_strips = False
         self._handles: dict[str, int] = {}
+        self._spare: list[Array] = []
+        self._strip: tuple[Stored, int, int, Array] | None = None
 
     def close(self) -> None:
-        """Close them."""
+        """Close them, and forget what was kept."""
+        self._spare, self._strip = [], None
         while self._handles:
             os.close(self._handles.popitem()[1])
+
+    @contextmanager
+    def borrowed(self, shape: tuple[int, ...], dtype: str) -> Iterator[Array]:
+        """Give memory that is used again and again: fresh pages cost as much as reading them full."""
+        size = math.prod(shape) * item_size(dtype)
+        buffer = self._spare.pop() if self._spare else np.empty(0, np.uint8)
+        if buffer.size < size:
+            buffer = np.empty(size, np.uint8)
+        try:
+            yield buffer[:size].view(storage(dtype)).reshape(shape)
+        finally:
+            self._spare.append(buffer)
+
+    def strip(self, tensor: Stored, start: int, stop: int) -> Array:
+        """Columns [start, stop) of a matrix; with `whole_strips` kept until another is asked for."""
+        if self._strip is not None:
+            held, first, last, block = self._strip
+            if held is tensor and (first, last) == (start, stop):
+                return block
+        shape, size = (tensor.shape[0], stop - start), item_size(tensor.dtype)
+        needed = math.prod(shape) * size
+        memory = np.empty(0, np.uint8) if self._strip is None else self._strip[3].base
+        self._strip = None
+        if not isinstance(memory, np.ndarray) or memory.dtype != np.uint8 or memory.size < needed:
+            memory = np.empty(needed, np.uint8)
+        block = memory[:needed].view(storage(tensor.dtype)).reshape(shape)
+        runs = _box_runs(shape, Box((0, 0), tensor, (0, start), shape))
+        fill(self, tensor, runs[:, [1, 0, 2]], block)
+        if self.whole_strips:
+            self._strip = (tensor, start, stop, block)
+        return block
 
     def read(self, file: str, view: memoryview, offset: int) -> None:
         """Fill `view` from byte `offset` of a file.
@@ -242,21 +282,24 @@ def fill(files: Files, tensor: Stored, table: Array, target: Array) -> None:
     elif isinstance(tensor, Turned):
         _fill_turned(files, tensor, table, flat)
     elif isinstance(tensor, Cast):
-        raw = np.empty(flat.shape, storage(tensor.source.dtype))
-        fill(files, tensor.source, table, raw)
-        for start, length in table[:, 1:].tolist():
-            part = slice(start, start + length)
-            convert(raw[part], tensor.source.dtype, flat[part], tensor.dtype)
+        with files.borrowed(flat.shape, tensor.source.dtype) as raw:
+            fill(files, tensor.source, table, raw)
+            for start, length in table[:, 1:].tolist():
+                part = slice(start, start + length)
+                convert(raw[part], tensor.source.dtype, flat[part], tensor.dtype)
     else:
         _copy(tensor.make(), table, flat)
 
 
 def turn(source: Array, target: Array) -> None:
-    """Fill a matrix with the transpose of another, tile by tile, so that both stay in the cache."""
+    """Fill a matrix with the transpose of another, tile by tile through memory whose rows do not collide in a cache."""
+    tile = np.empty((_TILE, _TILE + 8), source.dtype)
     for row in range(0, target.shape[0], _TILE):
         for column in range(0, target.shape[1], _TILE):
-            tile = source[column : column + _TILE, row : row + _TILE]
-            target[row : row + _TILE, column : column + _TILE] = tile.T
+            part = source[column : column + _TILE, row : row + _TILE]
+            near = tile[: part.shape[0], : part.shape[1]]
+            near[...] = part
+            target[row : row + _TILE, column : column + _TILE] = near.T
 
 
 def _copy(array: Array, table: Array, flat: Array) -> None:
@@ -321,21 +364,21 @@ def _fill_turned(files: Files, tensor: Turned, table: Array, flat: Array) -> Non
     rows, columns = tensor.shape
     size = item_size(tensor.dtype)
     first, last = int(table[:, 0].min()) // columns, -(-int((table[:, 0] + table[:, 2]).max()) // columns)
-    step = max(1, _BLOCK // (columns * size))
-    for start in range(first, last, step):
-        height = min(step, last - start)
-        held = _meet(table, np.array([[start * columns, 0, height * columns]], np.int64))
-        if len(held) == 0:
-            continue
-        block = np.empty((columns, height), flat.dtype)
-        strip = Box((0, 0), tensor.source, (0, start), block.shape)
-        fill(files, tensor.source, _box_runs(block.shape, strip)[:, [1, 0, 2]], block)
+    step = max(1, _STRIP // (columns * size))
+    for grid in range(first - first % step, last, step):
+        start, stop = (
+            (grid, min(grid + step, rows)) if files.whole_strips else (max(grid, first), min(grid + step, last))
+        )
+        block = files.strip(tensor.source, start, stop)
+        begin, end = max(start, first), min(stop, last)
+        height = end - begin
+        held = _meet(table, np.array([[begin * columns, 0, height * columns]], np.int64))
         if len(held) == 1 and held[0, 2] == height * columns:
             at = int(held[0, 1])
-            turn(block, flat[at : at + height * columns].reshape(height, columns))
+            turn(block[:, begin - start : end - start], flat[at : at + height * columns].reshape(height, columns))
             continue
         turned = np.empty((height, columns), flat.dtype)
-        turn(block, turned)
+        turn(block[:, begin - start : end - start], turned)
         _copy(turned, held, flat)
 
 

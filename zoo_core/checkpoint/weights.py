@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo_core.checkpoint.folders import latest_checkpoint
+from zoo_core.checkpoint.foreign import has_foreign
 from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.errors import CheckpointError
 
@@ -19,7 +20,7 @@ def _weights_in(path: Path) -> Path | None:
         return None
     if (path / MANIFEST).is_file() or any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
         return path
-    return latest_checkpoint(path)
+    return latest_checkpoint(path) or (path if has_foreign(path) else None)
 
 
 def find_weights(

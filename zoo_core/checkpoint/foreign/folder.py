@@ -73,7 +73,7 @@ def _listed(folder: Path) -> tuple[Kind, list[str], dict[str, str]]:
     """The whole files of a folder: who wrote them, their names, and the index if there is one."""
     for kind, index, names in (
         ("paddle", "model_state.pdparams.index.json", [*_PADDLE, "*.pdparams"]),
-        ("torch", "pytorch_model.bin.index.json", ["pytorch_model*.bin", "*.bin", "*.pt", "*.pth"]),
+        ("torch", "pytorch_model.bin.index.json", ["pytorch_model*.bin", "*.pt", "*.pth"]),
     ):  # fmt: skip
         if (folder / index).is_file():
             weight_map = read_json(folder / index).get("weight_map")
@@ -81,7 +81,7 @@ def _listed(folder: Path) -> tuple[Kind, list[str], dict[str, str]]:
                 raise CheckpointError(f"{folder / index} has no weight_map", "", "copy or download the file again")
             return kind, sorted(set(weight_map.values())), weight_map  # type: ignore[return-value]
         for name in names:
-            found = sorted(path.name for path in folder.glob(name) if path.name not in ("training_args.bin",))
+            found = sorted(path.name for path in folder.glob(name))
             if found:
                 return kind, found, {}  # type: ignore[return-value]
     return "paddle", [], {}

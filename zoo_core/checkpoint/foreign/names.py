@@ -23,7 +23,7 @@ Form = Literal["single", "hf"]
 """Names of the table as on one card, or those of the published Hugging Face files."""
 
 _HEAD = re.compile(r"(^|\.)(lm_head|output_layer|shared_head\.head)\.weight$")
-_WRAPPED = re.compile(r"^(_layers|module|_orig_mod)\.(?=[a-z])")
+_WRAPPED = re.compile(r"^(_layers|module|_orig_mod)\.")
 
 
 def is_head(rule: Rule) -> bool:

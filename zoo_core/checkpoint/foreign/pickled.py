@@ -253,6 +253,8 @@ class _Walk:
         state, held = self.stack.pop(), self.stack[-1]
         if isinstance(held, RawArray):
             _, shape, dtype, fortran, data = state
+            if isinstance(data, list):
+                raise refused(self.path, "an array of objects")
             held.shape, held.dtype, held.fortran, held.data = tuple(shape), dtype.kind, fortran, _raw(data)
         elif isinstance(held, Dtype):
             if state[1] == ">":
