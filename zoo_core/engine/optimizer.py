@@ -302,9 +302,10 @@ class Updater:
                 continue
             flat = self.flat_range(name)
             key, adamw = name if flat is None else f"slice@{name}", self._adamw_of(name)
-            for role in ("moment1", "moment2"):
-                yield State(name, role, adamw._accumulators[role][key], flat)
             master = adamw._master_weights.get(key) if adamw._multi_precision else None
+            for role in ("moment1", "moment2"):
+                # the moments of a weight with an fp32 copy go by the copy's name
+                yield State(name, role, adamw._accumulators[role][key if master is None else master.name], flat)
             if master is not None:
                 yield State(name, "master", master, flat)
 
