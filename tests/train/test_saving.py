@@ -18,6 +18,7 @@ from zoo_core.checkpoint import FolderLock, checkpoints, read_state
 from zoo_core.checkpoint.disk import Disk
 from zoo_core.checkpoint.manifest import read_manifest
 from zoo_core.engine import state
+from zoo_core.errors import CheckpointError
 
 SMALL = "--max_seq_length 16 --num_hidden_layers 1 --report_to none".split()
 
@@ -197,3 +198,14 @@ def test_spellings_of_asynchronous_saving():
     for metric, higher in (("eval_ppl", False), ("eval_loss", False), ("accuracy", True)):
         flags = ["--load_best_model_at_end", "--do_eval", "--eval_steps", "500", "--metric_for_best_model", metric]
         assert given(*flags).training.greater_is_better is higher
+
+
+def test_a_flip_in_the_weights_is_found_by_from_pretrained(run, words, tmp_path):
+    from zoo_core import from_pretrained
+
+    assert run(words(*SMALL, "--max_steps", "1"))[0] == 0
+    folder = tmp_path / "out" / "checkpoint-1"
+    from_pretrained(folder)
+    flip(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        from_pretrained(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo_core.checkpoint import Reader, find_weights
+from zoo_core.checkpoint import Ranks, Reader, find_weights, verify
+from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.engine import cpu
 from zoo_core.engine.build import Stage, build_layer
 from zoo_core.errors import PlanError
@@ -68,6 +69,9 @@ def from_pretrained(
     if degree > 1:
         shared = cpu.reduce_scatter if cpu.is_active() else None
         parallel.configure(parallel.Axis(degree, rank, group), reduce_scatter=shared)
+    if (folder / MANIFEST).is_file():
+        # each rank a share of the files, and it raises by itself: there may be no job to tell the others through
+        verify(folder, Ranks(rank, degree, lambda text: [text]), states=False)
     with Reader(folder, table) as reader:
         reader.check()
         kept = dtype or reader.dtype_of(next(iter(table)))
