@@ -11,7 +11,7 @@ from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._text import count_text
-from zoo_core.engine.launch import is_spawned, report_failure, report_start, report_stop, restart_changes
+from zoo_core.engine.launch import is_spawned, report_end, report_failure, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import ZooError, nearest
@@ -62,7 +62,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     traceback = ["--traceback"] if with_traceback else []
     arguments = load_arguments(task, (), [*words[1:], *traceback])
     try:
-        return report_stop(_run(arguments, ["run", *words, *traceback]))
+        return report_end(_run(arguments, ["run", *words, *traceback]))
     except ZooError as error:
         if is_spawned() and report_failure(error):
             return 2

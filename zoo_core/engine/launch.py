@@ -31,9 +31,9 @@ __all__ = [
     "handle_stop_signals",
     "in_worker",
     "is_spawned",
+    "report_end",
     "report_failure",
     "report_start",
-    "report_stop",
     "restart_changes",
     "spawn",
     "stop_requested",
@@ -67,9 +67,22 @@ class Died(ZooError):
         self.worker, self.how = worker, how
         who = "a worker" if worker is None else f"worker {worker} of {workers}"
         log = "*" if worker is None else str(worker)
-        killed = "somebody ended it, or the system did when memory ran out (its own log would tell)"
-        why = killed if "signal" in how else "it was killed, or met an error that is in its log"
+        why = _last_words(Path(log_dir, f"workerlog.{worker}")) if "status" in how else ""
+        if not why:
+            killed = "somebody ended it, or the system did when memory ran out (its own log would tell)"
+            why = killed if "signal" in how else "it was killed, or met an error that is in its log"
         super().__init__(f"{who} {how}", why, f"see {log_dir}/workerlog.{log}")
+
+
+def _last_words(log: Path) -> str:
+    """The error with which a log ends; empty when it ends otherwise."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 4096))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
 
 
 def in_worker() -> bool:
@@ -113,15 +126,18 @@ def report_start() -> None:
         path.with_suffix(".part").rename(path)
 
 
-def report_stop(status: int) -> int:
-    """Leave word for the launching command that this worker stopped as it was asked; the status to end with.
+def report_end(status: int) -> int:
+    """Leave word for the launching command that this worker's work is done; the status to end with.
 
-    The launcher takes any status but 0 for a failure, and would print the end of the worker's log once more.
+    A worker that was asked to stop ends with 0 too: the launcher takes any other status for a failure, and would print
+    the end of the worker's log once more.
     """
     notes = os.environ.get(_NOTES)
-    if notes is None or status != 130:
+    if notes is None or status not in (0, 130):
         return status
-    (Path(notes) / "stopped").touch()
+    if status == 130:
+        (Path(notes) / "stopped").touch()
+    (Path(notes) / f"done-{os.environ.get('PADDLE_TRAINER_ID', '0')}").touch()
     return 0
 
 
@@ -198,7 +214,7 @@ class _Notes:
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder = folder
         self._missing = {worker: folder / f"worker-{worker}" for worker in range(workers)}
-        self._failures: dict[int, Path] = {}
+        self._ranks: dict[int, str] = {}
         self.workers: dict[int, _Process] = {}
         self.first: tuple[int, str] | None = None
 
@@ -216,17 +232,25 @@ class _Notes:
             if path.exists():
                 pid, started, rank = path.read_text(encoding="utf-8").split()
                 self.workers[worker] = _Process(int(pid), int(started))
-                self._failures[worker] = self.folder / f"failure-{rank}"
+                self._ranks[worker] = rank
                 del self._missing[worker]
         if self.first is None:
             ends = [(worker, process.ended()) for worker, process in self.workers.items()]
-            ended = [(worker, how) for worker, how in ends if how and not how.endswith("status 0")]
-            self.first = min(ended, key=lambda end: self._failures[end[0]].exists(), default=None)
+            early = [(worker, how) for worker, how in ends if how and not self._left("done", worker).exists()]
+            self.first = min(early, key=lambda end: self._left("failure", end[0]).exists(), default=None)
+
+    def _left(self, word: str, worker: int) -> Path:
+        return self.folder / f"{word}-{self._ranks[worker]}"
+
+    def kill(self) -> None:
+        """End every worker that is left."""
+        for process in self.workers.values():
+            process.kill()
 
     def failure(self) -> ZooError | None:
         """What the first worker to end said it ends with, or any worker where that is not known; `None`: it died."""
         if self.first is not None:
-            told = [self._failures[self.first[0]]] if self._failures[self.first[0]].exists() else []
+            told = [path for path in [self._left("failure", self.first[0])] if path.exists()]
         else:
             told = sorted(self.folder.glob("failure-*"), key=lambda path: int(path.name.rpartition("-")[2]))
         return ZooError(*json.loads(told[0].read_text(encoding="utf-8"))) if told else None
@@ -263,8 +287,7 @@ def spawn(launch: LaunchArguments, plan: Plan, words: Sequence[str], changes: Ma
             status = _wait(launcher, notes)
         finally:
             notes.look()
-            for process in notes.workers.values():
-                process.kill()
+            notes.kill()
         failure = notes.failure()
         if failure is not None:
             raise failure
@@ -280,12 +303,17 @@ def _wait(launcher: subprocess.Popen[bytes], notes: _Notes) -> int:
     def end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
+    before, ending = signal.signal(signal.SIGTERM, end), False
     try:
         while True:
             try:
                 while launcher.poll() is None:
                     notes.look()
+                    if notes.first is not None and notes.failure() is None and not ending:
+                        # nothing is left to wait for; the launcher would, and show the end of the first log once more
+                        ending = True
+                        notes.kill()
+                        launcher.terminate()
                     time.sleep(_POLL)
                 return launcher.wait()
             except KeyboardInterrupt:
