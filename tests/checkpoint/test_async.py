@@ -12,7 +12,7 @@ import pytest
 
 from zoo_core.checkpoint import Background
 from zoo_core.engine.channel import Channel
-from zoo_core.errors import CheckpointError
+from zoo_core.errors import CheckpointError, MachineError
 
 
 def test_one_piece_of_work_at_a_time():
@@ -78,7 +78,7 @@ def test_a_rank_that_ends_is_an_error_on_all_others(gone):
     def one(rank):
         try:
             return channels[rank].exchange("here")
-        except CheckpointError as error:
+        except MachineError as error:
             return error
 
     with ThreadPoolExecutor(3) as pool:
@@ -109,7 +109,7 @@ def test_a_process_that_is_killed_is_noticed_at_once():
     os.read(told[0], 1)
     threading.Timer(0.1, os.kill, (child, signal.SIGKILL)).start()
     began = time.monotonic()
-    with pytest.raises(CheckpointError, match="rank 1 has ended"):
+    with pytest.raises(MachineError, match="rank 1 has ended"):
         channel.exchange("second")
     assert time.monotonic() - began < 5
     os.waitpid(child, 0)

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 GRACE = 0.3
@@ -99,9 +100,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             status = 1
             try:
                 status = work(rank, ports, job, writing)
+            except BaseException:
+                traceback.print_exc()
+            finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
-            finally:
                 os._exit(status)
         os.setpgid(pid, ranks[0] if ranks else pid)
         ranks.append(pid)
@@ -130,7 +133,8 @@ def main() -> None:
 
     quiet_environment(os.environ)
     import_paddle("cpu")
-    import zoo_core.train.pretrain  # noqa: F401
+    import zoo_core.cli.run
+    import zoo_core.train.pretrain  # noqa: F401  all of it now: files that change while a long test runs do not matter
 
     print("ready", flush=True)
     for line in sys.stdin:

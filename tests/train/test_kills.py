@@ -113,7 +113,7 @@ def test_a_hundred_kills_while_saving_under_tp2xpp2(nursery, words, tmp_path, ca
             *(["--resume"] if held else []),
         ]
         ended = nursery.run(words(*common, *more), kill=kill)
-        log = nursery.log()
+        log = f"{kill}\n{ended}\n{nursery.log()}"
         if held:
             assert f"checkpoint-{held} (step {held})" in log, log
             resumed += 1

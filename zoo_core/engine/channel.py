@@ -1,8 +1,9 @@
-"""Words between all processes of a run while checkpoints are written, apart from what training itself sends.
+"""Words between all processes of a run, apart from what training itself sends.
 
-The rendezvous store serves one thread at a time, and each of its answers takes 40 ms; gloo and NCCL belong to the step.
-A save may go on in a thread beside the steps, so it has sockets of its own: every rank is connected with rank 0. A
-process that dies is noticed at once, because the kernel closes its socket; a machine that is gone, by TCP's keepalive.
+The rendezvous store serves one thread at a time, ends with rank 0, and each of its answers takes 40 ms; gloo and NCCL
+belong to the step. So ranks have sockets of their own: every rank is connected with rank 0. What the main threads say
+goes over one channel, and saving, which may go on in a thread beside the steps, has another. A process that dies is
+noticed at once, because the kernel closes its socket; a machine that is gone, by TCP's keepalive.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from zoo_core.errors import CheckpointError
+from zoo_core.errors import MachineError
 
 __all__ = ["Channel"]
 
@@ -34,7 +35,7 @@ class Channel:
         publish: gives a text to all ranks and returns everybody's in rank order; called once.
 
     Raises:
-        CheckpointError: a rank cannot be reached.
+        MachineError: a rank cannot be reached.
     """
 
     def __init__(self, rank: int, world: int, publish: Callable[[str], Sequence[str]]) -> None:
@@ -54,7 +55,7 @@ class Channel:
                 peer = socket.create_connection((there, int(port)), _CONNECT)
                 _tell(peer, f"{token} {rank}")
             except OSError as error:
-                raise CheckpointError(
+                raise MachineError(
                     f"rank {rank} cannot reach rank 0 at {there}:{port}",
                     str(error),
                     "open the ports between the machines",
@@ -68,7 +69,7 @@ class Channel:
                 peer, _ = server.accept()
             except TimeoutError as error:
                 missing = [rank for rank in range(1, self._world) if rank not in self._peers]
-                raise CheckpointError(
+                raise MachineError(
                     f"rank {missing[0]} did not connect to rank 0",
                     f"{_CONNECT:.0f} s went by; {len(missing)} ranks are missing",
                     "see their logs; open the ports between the machines",
@@ -88,7 +89,7 @@ class Channel:
         """Give `text` to all ranks and return everybody's in rank order; waits as long as every rank is alive.
 
         Raises:
-            CheckpointError: a rank has ended; on every rank that is left, with the same words.
+            MachineError: a rank has ended; on every rank that is left, with the same words.
         """
         if self._world == 1:
             return [text]
@@ -98,9 +99,9 @@ class Channel:
             _tell(self._peers[0], text)
             answer = json.loads(_hear(self._peers[0]))
         except OSError as error:
-            raise CheckpointError("rank 0 has ended", _GONE, "") from error
+            raise MachineError("rank 0 has ended", _GONE, "") from error
         if "gone" in answer:
-            raise CheckpointError(answer["gone"], _GONE, "")
+            raise MachineError(answer["gone"], _GONE, "")
         return list(answer["all"])
 
     def _gather(self, text: str) -> list[str]:
@@ -118,7 +119,7 @@ class Channel:
             with suppress(OSError):
                 _tell(peer, answer)
         if gone:
-            raise CheckpointError(what, _GONE, "")
+            raise MachineError(what, _GONE, "")
         return everyone
 
     def close(self) -> None:
