@@ -7,11 +7,26 @@ from collections.abc import Sequence
 from zoo_core.arguments import load_arguments
 from zoo_core.cli._names import argument_flags, model_names
 from zoo_core.cli._plan import plan_dict, rank_table, stage_table
-from zoo_core.cli._text import count_text, print_json
+from zoo_core.cli._predict import (
+    Aim,
+    aim_at,
+    as_flags,
+    found_dict,
+    memory_table,
+    ranking,
+    ranks_table,
+    speed_lines,
+)
+from zoo_core.cli._text import count_text, print_json, table
 from zoo_core.cli._words import split_model, take_option, take_switch
-from zoo_core.environment import device_of
 from zoo_core.errors import ConfigError, PlanError
 from zoo_core.plan import RULES, Plan, chosen_model, compose, from_arguments
+from zoo_core.plan.explain import explain
+from zoo_core.plan.hardware import hardware_names
+from zoo_core.plan.predict import MB
+from zoo_core.plan.published import PUBLISHED, predicted
+from zoo_core.plan.search import Search, facts_of, free_of
+from zoo_core.registry import Found
 
 __all__ = ["complete", "main"]
 
@@ -19,20 +34,27 @@ _FEW_RANKS = 16
 
 _OWN = {
     "--world": "processes, over all machines; empty is the fewest that the degrees need",
+    "--memory": "memory of each device, 80G say; without degrees, legal plans that fit are ranked by speed",
+    "--hardware": "description of the device: " + ", ".join(hardware_names()) + ", or a file of zoo calibrate",
+    "--top": "how many plans to show [10]",
+    "--explain": "say for each degree that is not possible which rule, whose, and what would make it so",
+    "--published": "compare predictions with the published runs",
     "--task": "pretrain, sft, lora, prefix, dpo [pretrain]",
     "--ranks": "show every rank, however many",
     "--rules": "show the rules of legality, with their evidence",
     "--json": 'print JSON: {"plans": [...]}',
 }
 
-_HELP = """Usage: zoo plan MODEL|FILE [--world N] [--tp N] [--pp N] ...
+_HELP = """Usage: zoo plan MODEL|FILE [--world N] [--memory 80G] [--hardware NAME] [--tp N] [--pp N] ...
 
-Say whether degrees are legal for MODEL, and show the plan: axes, batch, stages, ranks.
+With --memory or --hardware and no degrees: rank the legal plans of MODEL on N devices by predicted speed.
+With degrees: say whether they are legal, and show the plan: axes, batch, stages, ranks, memory, speed.
 
 MODEL is a name or a folder; it may also come from an argument file. Every argument of `zoo run` is taken and means the
 same here, so that what is planned is what would run.
 
-  zoo plan qwen/qwen-7b --world 8 --tp 2 --pp 2 --sharding stage1
+  zoo plan qwen/qwen-7b --world 8 --memory 80G --bf16 --fp16_opt_level O2 --use_flash_attention --max_seq_length 4096
+  zoo plan qwen/qwen-7b --world 8 --tp 2 --pp 2 --sharding stage1 --hardware a100-40g
   zoo plan qwen/qwen-7b --world 4 --pp 2 --pp_cuts 10 --micro_batch_size 1
   zoo plan pretrain.json --world 16 --nnodes 2
 
@@ -54,16 +76,21 @@ def complete(words: Sequence[str], incomplete: str) -> dict[str, str]:
 
 
 def main(words: Sequence[str], with_traceback: bool) -> int:
-    """Parse, compose, print; return 0.
+    """Parse, search or compose, print; return 0.
 
     Raises:
-        PlanError: the degrees are not legal.
+        PlanError: the degrees are not legal, or no legal plan fits.
     """
     wants_help, rest = take_switch(words, "--help", "-h")
     as_json, rest = take_switch(rest, "--json")
     all_ranks, rest = take_switch(rest, "--ranks")
     show_rules, rest = take_switch(rest, "--rules")
+    published, rest = take_switch(rest, "--published")
+    explained, rest = take_switch(rest, "--explain")
     world, rest = take_option(rest, "--world")
+    memory, rest = take_option(rest, "--memory")
+    device, rest = take_option(rest, "--hardware")
+    top, rest = take_option(rest, "--top")
     task, rest = take_option(rest, "--task")
     if wants_help or not (words):
         print(_HELP + "\n".join(f"  {name:<21}{text}" for name, text in {**_OWN, **_DEGREES}.items()))
@@ -72,12 +99,24 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         print("\n".join(f"{rule.name}\n  {rule.statement}\n  evidence: {rule.evidence}" for rule in RULES))
         if not rest:
             return 0
+    if published:
+        return _published(as_json)
     model, rest = split_model(rest)
     arguments = load_arguments(task or "pretrain", (), [*(["--model", model] if model else []), *rest])
     found, config = chosen_model(arguments)
-    request = from_arguments(arguments, _count(world), device_of(arguments.training.device))
+    aim = aim_at(arguments, found, config, device, memory)
+    request = from_arguments(arguments, _count(world), aim.device.device)
+    free = free_of(arguments, request)
+    automatic = arguments.parallel.plan == "auto"
+    if free.degrees and (automatic or memory or device or top or (explained and world)):
+        found_plans = ranking(aim, found, request, free, _count(top or "10"))
+        if explained and not as_json:
+            print(explain(request, facts_of(found.architecture, aim.counts, found.name), aim.limit, found_plans) + "\n")
+        return _show_ranking(aim, found, found_plans, as_json, arguments.model.scale)
     if world is None:
         request = from_arguments(arguments, request.wanted_world * request.nodes, request.device)
+    if explained and not as_json:
+        print(explain(request, facts_of(found.architecture, aim.counts, found.name), aim.limit, None) + "\n")
     try:
         plan = compose(request, found.architecture, config, found.name)
     except PlanError as error:
@@ -85,14 +124,85 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
             print_json({"plans": [], "error": {"what": error.what, "why": error.why, "todo": error.todo}})
         raise
     parameters = found.architecture.table(config)
+    made = aim.predict(plan)
     if as_json:
-        print_json({"plans": [plan_dict(plan, parameters)]})
+        print_json({"plans": [{**plan_dict(plan, parameters), "prediction": made.to_dict()}]})
         return 0
-    print(_head(plan, count_text(found.architecture.parameter_count(config)), arguments.model.scale))
+    print(_head(plan, count_text(aim.counts.parameters), arguments.model.scale))
     print(plan.describe(stages=False))
-    print(f"legal      all {len(RULES)} rules hold\n")
+    print(f"legal      all {len(RULES)} rules hold")
+    print(speed_lines(made) + "\n")
     print(stage_table(plan, parameters))
+    print("\n" + memory_table(made))
     print("\n" + rank_table(plan, 0 if all_ranks else _FEW_RANKS))
+    return 0
+
+
+def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: bool, scale: str | None) -> int:
+    try:
+        best = plans.best(found.name)
+    except PlanError as error:
+        if as_json:
+            print_json({"plans": [], "error": {"what": error.what, "why": error.why, "todo": error.todo}})
+        raise
+    if as_json:
+        print_json({"plans": [found_dict(one) for one in plans.ranked]})
+        return 0
+    print(_head(best.plan, count_text(aim.counts.parameters), scale))
+    limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices"
+    print(f"hardware   {aim.device.name}, {limit}; {aim.numbers}")
+    for remark in _remarks(aim):
+        print(f"remark     {remark}")
+    print(f"\n{ranks_table(plans.ranked)}\n\nthe first of them, MB on a rank of each stage:")
+    print(memory_table(best.prediction))
+    print(f"\nrun it with {as_flags(best.request)}")
+    return 0
+
+
+def _remarks(aim: Aim) -> list[str]:
+    """What of the arguments costs most and is perhaps not meant."""
+    said = []
+    if aim.device.device != "cpu":
+        if aim.numbers.compute == "float32":
+            half = "bf16" if "bfloat16" in aim.device.flops else "fp16"
+            said.append(f"everything is float32; --{half} --fp16_opt_level O2 is half of it and quicker")
+        if not aim.keeping.flash_attention:
+            said.append("attention keeps its scores; --use_flash_attention in half precision does not")
+    return said
+
+
+def _published(as_json: bool) -> int:
+    rows = [(row, *predicted(row)) for row in PUBLISHED]
+    if as_json:
+        print_json(
+            {
+                "published": [
+                    {
+                        "model": row.model,
+                        "fitted": row.fitted,
+                        "memory_mb": row.memory,
+                        "tokens_per_second_per_card": row.tokens,
+                        "memory_error": round(memory, 4),
+                        "speed_error": round(speed, 4),
+                        "prediction": made.to_dict(),
+                    }
+                    for row, made, memory, speed in rows
+                ]
+            }
+        )
+        return 0
+    print("8 x A100 80 GB, tp2 sharding4 stage2, sequence 4096, bfloat16, flash attention, no recompute")
+    head = ("MODEL", "MICRO", "ACCUM", "MEMORY MB", "PREDICTED", "", "TOKENS/S/CARD", "PREDICTED", "", "MFU",
+            "FITTED ON IT")  # fmt: skip
+    lines = [
+        (
+            row.model, str(row.micro_batch), str(row.accumulate), str(row.memory), f"{made.fullest.total / MB:.0f}",
+            f"{memory:+.1%}", f"{row.tokens:.0f}", f"{made.speed.tokens:.0f}", f"{speed:+.1%}",
+            f"{made.speed.mfu:.1%}", "yes" if row.fitted else "no",
+        )
+        for row, made, memory, speed in rows
+    ]  # fmt: skip
+    print(table(head, lines, right=range(1, 10)))
     return 0
 
 

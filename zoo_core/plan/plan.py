@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from zoo_core.plan.request import Recompute
@@ -14,6 +15,13 @@ Axis = Literal["data", "pipe", "sharding", "tensor"]
 
 # fleet's default hybrid_parallel_order (base/distributed_strategy.py): dp, pp, sharding, sep, cp, mp; sep and cp are 1.
 AXES: tuple[Axis, ...] = ("data", "pipe", "sharding", "tensor")
+
+
+@lru_cache(maxsize=1024)
+def _chunks(bounds: tuple[int, ...], stages: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """The runs of layers of each stage; a search asks for the same ones thousands of times."""
+    runs = tuple(zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(runs[stage::stages] for stage in range(stages))
 
 
 @dataclass(frozen=True)
@@ -139,10 +147,7 @@ class Plan:
 
     def chunks(self, pipe: int) -> tuple[tuple[int, int], ...]:
         """The runs [start, stop) of pipeline layers that stage `pipe` holds, in the order they run."""
-        bounds = self.stage_bounds
-        return tuple(
-            (bounds[c], bounds[c + 1]) for c in range(len(bounds) - 1) if c % self.pipeline == pipe
-        )  # fmt: skip
+        return _chunks(self.stage_bounds, self.pipeline)[pipe]
 
     def stage_of(self, layer: int) -> int:
         """The stage that holds pipeline layer number `layer`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from zoo_core import layout
 from zoo_core.capabilities import Capabilities
@@ -30,12 +30,12 @@ class ModelFacts:
     table: Mapping[str, Rule]
     layers: Sequence[PipeLayer]
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Decoder blocks, the unit in which the pipeline is cut."""
         return sum(layer.is_block for layer in self.layers)
 
-    @property
+    @cached_property
     def experts(self) -> int:
         """Routed experts of a block; 0 for a dense model."""
         return max((len(rule.experts) for rule in self.table.values() if rule.experts is not None), default=0)

@@ -1,0 +1,310 @@
+"""Bytes that a rank of each stage holds at its peak, counted from the parameter table and the configuration.
+
+Peak is the start of a backward pass: every micro batch in flight has its activations, the last stage its logits, and
+gradients of earlier micro batches are there. What is counted follows Korthikanti et al. 2022 (arXiv 2205.05198), with
+each width taken from the table instead of a formula in the hidden size; the number of micro batches in flight follows
+Narayanan et al. 2021 (arXiv 2104.04473).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from heapq import heapify, heapreplace
+from math import prod
+
+from zoo_core import layout
+from zoo_core.config import ModelConfig
+from zoo_core.plan.counts import Counted, Kind, LayerSizes
+from zoo_core.plan.plan import Plan
+from zoo_core.plan.precision import Keeping, Numbers
+from zoo_core.plan.work import Work, work_of
+
+__all__ = [
+    "UNRELEASED",
+    "Kept",
+    "StageMemory",
+    "block_bytes",
+    "distinct_stages",
+    "owned_elements",
+    "predict_memory",
+    "stage_elements",
+    "stage_kinds",
+]
+
+UNRELEASED = 0.5
+"""Under sharding stage 2, bytes held beyond what is counted for each byte of this rank's weights.
+
+Fitted once, on the published runs of llama-7b and llama-13b, which ask for 0.44 and 0.54: as if two thirds of the
+gradients that were sent to other ranks were still held.
+"""
+
+_BUCKET = 128 * 2**20
+"""Bytes that fleet joins before it reduces gradients (`fused_allreduce_gradients`)."""
+_STORAGE = 2**23
+"""Elements of stage 2's buffer of small gradients, for each rank of the axis (`buffer_max_size`)."""
+_WHOLE = 1024
+"""Under stage 3, parameters of at most so many elements stay whole."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that a layer keeps of a micro batch.
+
+    Args:
+        whole: without recompute.
+        again: of a block that the plan recomputes.
+        widest: of its widest results together, whose gradients its backward pass makes at once.
+    """
+
+    whole: int
+    again: int
+    widest: int
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What a rank of one stage holds at its peak, in bytes; of the ranks of a stage the one that holds most.
+
+    Args:
+        stage: number of the pipeline stage.
+        weights, gradients: of the local parameters.
+        optimizer: moments and master weights.
+        activations: of the micro batches in flight, and what the backward pass of a block needs at once.
+        logits: of one micro batch, with what the loss makes of them.
+        buffers: of communication.
+        process: held before there is a model (on CPU).
+        elements: parameters on this rank.
+        in_flight: micro batches whose activations are held at once, in whole stages.
+    """
+
+    stage: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    buffers: int
+    process: int = 0
+    elements: int = 0
+    in_flight: float = 1.0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return (
+            self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
+            + self.process
+        )  # fmt: skip
+
+
+def stage_kinds(plan: Plan, counts: Counted, stage: int) -> tuple[Kind, ...]:
+    """Return the layers of a stage by kind; stages that are alike have the same object."""
+    return counts.kinds(plan.tensor, plan.chunks(stage), plan.recompute_interval if plan.recompute != "none" else 0)
+
+
+def distinct_stages(plan: Plan, counts: Counted) -> tuple[int, ...]:
+    """Return the first stage of each sort: no other is slower or, under 1F1B, holds more."""
+    interval = plan.recompute_interval if plan.recompute != "none" else 0
+    return _distinct(counts, plan.tensor, plan.stage_bounds, plan.pipeline, interval)
+
+
+@lru_cache(maxsize=1024)
+def _distinct(counts: Counted, tensor: int, bounds: tuple[int, ...], pipeline: int, interval: int) -> tuple[int, ...]:
+    plan = Plan(pipeline=pipeline, stage_bounds=bounds)
+    first: dict[int, int] = {}
+    for stage in range(pipeline):
+        first.setdefault(id(counts.kinds(tensor, plan.chunks(stage), interval)), stage)
+    return tuple(first.values())
+
+
+def stage_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, int, int]:
+    """Return a rank's trained elements that are no experts', its experts', and its buffers', each exact."""
+    return counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
+
+
+@lru_cache(maxsize=256)
+def owned_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, ...]:
+    """Return the elements whose optimizer states each rank of the sharding axis holds, experts' left out where spread.
+
+    Stages 1 and 2 give whole parameters away, each to the rank that has least so far: stage 1 the largest first
+    (`DygraphShardingOptimizer`), stage 2 in the model's order (`GroupShardedOptimizerStage2`). Stage 3 cuts every
+    parameter that is not small.
+    """
+    degree = plan.sharding
+    here = {i for start, stop in plan.chunks(stage) for i in range(start, stop)}
+    sizes, seen = [], set()
+    for entry in counts.entries:
+        if entry.layer not in here or entry.rule.buffer or entry.rule.single in seen:
+            continue
+        if entry.is_expert and plan.expert > 1:
+            continue
+        seen.add(entry.rule.single)
+        sizes += [prod(layout.local_shape(entry.rule, plan.tensor))] * entry.times
+    if plan.sharding_stage == 0 or degree == 1:
+        return (sum(sizes),) * degree
+    if plan.sharding_stage == 3:
+        whole = sum(size for size in sizes if size <= _WHOLE)
+        return (whole + sum(-(-size // degree) for size in sizes if size > _WHOLE),) * degree
+    if plan.sharding_stage == 1:
+        sizes.sort(reverse=True)
+    heap = [(0, rank) for rank in range(degree)]
+    heapify(heap)
+    for size in sizes:
+        held, rank = heap[0]
+        heapreplace(heap, (held + size, rank))
+    return tuple(held for held, _ in sorted(heap, key=lambda pair: pair[1]))
+
+
+def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Numbers, keeping: Keeping) -> Kept:
+    """Return what one layer keeps of a micro batch for its backward pass."""
+    width, shard = numbers.compute_bytes, work.shard
+    heads = config.num_attention_heads // work.tensor
+    scores: float = 0
+    attention: float = width * (sizes.attention_outputs + sizes.attention_row)
+    if sizes.attention_row:
+        attention += 4 * heads
+        if not keeping.flash_attention:
+            scores = heads * work.sequence * (width + 4)
+        if keeping.rope == "float32" and _rotates(config):
+            kv = max(config.kv_heads // work.tensor, 1)
+            attention += keeping.rope_copies * 4 * (heads + kv) * config.head_size
+    kept = attention + scores + width * (sizes.outputs + sizes.row_inputs)
+    if not keeping.fused_gate:
+        kept += width * sizes.gates
+    for features, matrices, parts in sizes.columns:
+        kept += width * features * keeping.copies_of(matrices, parts, work.tensor)
+    kept += width * sum(sizes.whole_inputs) / shard
+    # a norm without a kernel of its own keeps a float32 copy of its input and the normalised input
+    norm = width if keeping.fused_norm else (width + 4 if width == 2 else 8)
+    kept += norm * sum(sizes.norms) / shard
+    if sizes.experts:
+        features, outputs, row, gate = sizes.routed
+        each = 2 * features + outputs + row + (0 if keeping.fused_gate else gate)
+        kept += config.experts_per_token * width * each
+    if sizes.vocabulary:
+        kept += width * config.hidden_size
+    boundary = width * config.hidden_size / shard
+    again = {"none": kept, "full": boundary, "full_attn": kept - attention - scores, "core_attn": kept - scores}
+    widest = max(sizes.outputs + sizes.row_inputs, sizes.attention_outputs + sizes.attention_row, *sizes.routed)
+    tokens = work.tokens
+    return Kept(int(tokens * kept), int(tokens * again[work.recompute]), tokens * widest * width)
+
+
+def _rotates(config: ModelConfig) -> bool:
+    """Whether queries and keys are rotated."""
+    return hasattr(config, "rope_theta") and getattr(config, "position_embedding", "rope") == "rope"
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Activations of a stage, of one micro batch: of the blocks, of the other layers, of the block that is recomputed,
+    of a block's backward pass, and of the loss."""
+
+    blocks: int
+    others: int
+    again: int
+    step: int
+    logits: int
+
+
+@lru_cache(maxsize=8192)
+def _held(kinds: tuple[Kind, ...], work: Work, config: ModelConfig, numbers: Numbers, keeping: Keeping) -> _Held:
+    blocks = others = again = step = vocabulary = 0
+    for kind in kinds:
+        kept = block_bytes(kind.sizes, work, config, numbers, keeping)
+        if kind.again:
+            again = max(again, kept.whole)
+        if kind.is_block:
+            blocks += (kept.again if kind.again else kept.whole) * kind.times
+        else:
+            others += kept.whole * kind.times
+        step = max(step, kept.widest)
+        vocabulary = max(vocabulary, kind.sizes.vocabulary)
+    return _Held(blocks, others, again, step, vocabulary * work.tokens * keeping.logits)
+
+
+def _in_flight(plan: Plan, stage: int) -> float:
+    """Micro batches, in whole stages, whose activations are held at once under 1F1B or its interleaved form."""
+    if plan.pipeline == 1:
+        return 1.0
+    if plan.virtual_stages == 1:
+        return float(min(plan.accumulate, plan.pipeline - stage))
+    warm = 2 * (plan.pipeline - stage - 1) + (plan.virtual_stages - 1) * plan.pipeline + 1
+    return min(plan.accumulate * plan.virtual_stages, warm) / plan.virtual_stages
+
+
+def predict_memory(
+    plan: Plan,
+    counts: Counted,
+    numbers: Numbers,
+    keeping: Keeping,
+    process: int = 0,
+    owned: Sequence[int] | None = None,
+    stages: Sequence[int] | None = None,
+) -> tuple[StageMemory, ...]:
+    """Return what a rank of each stage holds.
+
+    Args:
+        owned: for each stage, the elements whose states the rank holds; `None` counts the rank that has most.
+        stages: those that are wanted; `None` is all.
+    """
+    found = []
+    for stage in range(plan.pipeline) if stages is None else stages:
+        mine = owned[stage] if owned is not None else max(owned_elements(plan, counts, stage))
+        found.append(_stage(plan, counts, numbers, keeping, process, stage, mine))
+    return tuple(found)
+
+
+def _stage(
+    plan: Plan, counts: Counted, numbers: Numbers, keeping: Keeping, process: int, stage: int, mine: int
+) -> StageMemory:
+    kinds = stage_kinds(plan, counts, stage)
+    dense, expert, buffers = stage_elements(plan, counts, stage)
+    # experts that are spread keep their states whole: fleet's sharding never sees them
+    spread = expert if plan.expert > 1 else 0
+    local = dense + expert
+    weights, gradients = local, local
+    if plan.sharding_stage == 3:
+        weights = gradients = mine + spread
+    elif plan.sharding_stage == 2:
+        gradients = mine + spread
+    states = 0 if plan.offload else (mine + spread) * numbers.state_bytes
+    work = work_of(plan, counts.config)
+    held = _held(kinds, work, counts.config, numbers, keeping)
+    many = _in_flight(plan, stage)
+    # a block's backward pass makes gradients of its widest results before it lets go of them; the loss comes before
+    activations = int(many * held.blocks) + held.others + held.again + (0 if held.logits > held.step else held.step)
+    return StageMemory(
+        stage,
+        weights * numbers.weight_bytes + buffers * 4,
+        gradients * numbers.gradient_bytes,
+        states,
+        activations,
+        held.logits,
+        _communication(plan, work, counts.config, numbers, dense, kinds),
+        process,
+        local,
+        many,
+    )
+
+
+def _communication(
+    plan: Plan, work: Work, config: ModelConfig, numbers: Numbers, dense: int, kinds: Sequence[Kind]
+) -> int:
+    hidden = work.tokens * config.hidden_size * numbers.compute_bytes
+    total = 0
+    if plan.tensor > 1:
+        total += 2 * hidden if plan.sequence_parallel else hidden
+    if plan.pipeline > 1:
+        total += 2 * hidden
+    if plan.sharding_stage == 2:
+        total += int(UNRELEASED * dense * numbers.weight_bytes)
+        total += min(_STORAGE * plan.sharding, dense) * numbers.gradient_bytes
+    elif plan.sharding_stage == 3:
+        # a block is gathered while it runs, and its gradient is whole until it is reduced
+        total += 2 * max(k.sizes.dense + k.sizes.expert * k.sizes.experts for k in kinds) * numbers.weight_bytes
+    elif plan.replicas > 1:
+        total += min(_BUCKET, dense * numbers.gradient_bytes)
+    return total
