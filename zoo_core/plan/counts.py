@@ -75,7 +75,7 @@ class LayerSizes:
         multiplied: elements that each token multiplies, of dense matrices; a tied head multiplies too.
         multiplied_expert: of one routed expert.
         tied: single-card names of parameters that belong to another layer, with their local elements.
-        columns: for each shared input of column-parallel matrices: (input width, matrices, parts that they hold).
+        columns: for each shared input of column-parallel matrices: (input width, matrices).
         whole_inputs: widths of inputs of matrices that are not split, each shared input once.
         outputs: local widths of what the matrices give that something else reads, attention's apart.
         attention_outputs: local widths of queries, keys and values.
@@ -94,7 +94,7 @@ class LayerSizes:
     multiplied: int = 0
     multiplied_expert: int = 0
     tied: tuple[tuple[str, int], ...] = ()
-    columns: tuple[tuple[int, int, int], ...] = ()
+    columns: tuple[tuple[int, int], ...] = ()
     whole_inputs: tuple[int, ...] = ()
     outputs: int = 0
     attention_outputs: int = 0
@@ -113,7 +113,7 @@ class Counted:
     Args:
         config: the model's.
         layers: the pipeline list.
-        entries: in table order.
+        entries: layer by layer, and within one in table order, as the engine builds them.
     """
 
     config: ModelConfig
@@ -216,11 +216,8 @@ def counted(architecture: Architecture, config: ModelConfig) -> Counted:
     """Count a model's parameter table."""
     table, layers = compact_table(architecture, config), architecture.pipe_layers(config)
     owned = owners(table, [layer.prefix for layer in layers], [layer.is_block for layer in layers])
-    return Counted(
-        config,
-        layers,
-        tuple(Entry(name, rule, owned[name], _times(rule)) for name, rule in table.items()),
-    )
+    entries = (Entry(name, rule, owned[name], _times(rule)) for name, rule in table.items())
+    return Counted(config, layers, tuple(sorted(entries, key=lambda entry: entry.layer)))
 
 
 def _times(rule: Rule) -> int:
@@ -229,7 +226,7 @@ def _times(rule: Rule) -> int:
 
 def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> LayerSizes:
     attention = ".".join(filter(None, (layer.prefix, layer.attention))) if layer.attention else None
-    columns: dict[tuple[str, int], tuple[int, int]] = {}
+    columns: dict[tuple[str, int], int] = {}
     whole: set[tuple[str, int]] = set()
     counts = dict.fromkeys(
         ("dense", "expert", "experts", "buffers", "multiplied", "multiplied_expert", "outputs", "attention_outputs",
@@ -277,8 +274,7 @@ def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> Lay
         inside = attention is not None and (entry.module == attention or entry.module.startswith(attention + "."))
         if isinstance(rule, Column | FusedColumn):
             key = (entry.module, local[0])
-            matrices, parts = columns.get(key, (0, 0))
-            columns[key] = (matrices + 1, parts + len(rule.segments()))
+            columns[key] = columns.get(key, 0) + 1
             counts["attention_outputs" if inside else "outputs"] += local[1]
         elif isinstance(rule, Row):
             counts["attention_row" if inside else "row_inputs"] += local[0]
@@ -300,7 +296,7 @@ def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> Lay
     return LayerSizes(
         **counts,
         tied=tuple(tied),
-        columns=tuple((width, *numbers) for (_, width), numbers in columns.items()),
+        columns=tuple((width, number) for (_, width), number in columns.items()),
         whole_inputs=tuple(width for _, width in whole),
         norms=tuple(norms),
         routed=(routed[0], routed[1], routed[2], routed[3]),

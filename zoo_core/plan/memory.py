@@ -8,7 +8,7 @@ Narayanan et al. 2021 (arXiv 2104.04473).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heapreplace
@@ -36,7 +36,7 @@ __all__ = [
 UNRELEASED = 0.5
 """Under sharding stage 2, bytes held beyond what is counted for each byte of this rank's weights.
 
-Fitted once, on the published runs of llama-7b and llama-13b, which ask for 0.44 and 0.54: as if two thirds of the
+Fitted once, on the published runs of llama-7b and llama-13b, which ask for 0.53 and 0.51: as if two thirds of the
 gradients that were sent to other ranks were still held.
 """
 
@@ -173,8 +173,8 @@ def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Num
     kept = attention + scores + width * (sizes.outputs + sizes.row_inputs)
     if not keeping.fused_gate:
         kept += width * sizes.gates
-    for features, matrices, parts in sizes.columns:
-        kept += width * features * keeping.copies_of(matrices, parts, work.tensor)
+    for features, matrices in sizes.columns:
+        kept += width * features * keeping.copies_of(matrices, work.tensor)
     kept += width * sum(sizes.whole_inputs) / shard
     # a norm without a kernel of its own keeps a float32 copy of its input and the normalised input
     norm = width if keeping.fused_norm else (width + 4 if width == 2 else 8)
@@ -241,7 +241,7 @@ def predict_memory(
     numbers: Numbers,
     keeping: Keeping,
     process: int = 0,
-    owned: Sequence[int] | None = None,
+    owned: Sequence[int] | Mapping[int, int] | None = None,
     stages: Sequence[int] | None = None,
 ) -> tuple[StageMemory, ...]:
     """Return what a rank of each stage holds.

@@ -76,8 +76,8 @@ class Keeping:
         rope: "fused" keeps nothing of its own, "float32" keeps `rope_copies` float32 copies of queries and keys.
         rope_copies: see `rope`.
         fused_gate: the gate's activation is not kept beside its product.
-        copies: under tensor parallelism an input that projections share is kept, and its gradient summed, once
-            ("shared"), for each matrix ("matrix"), or for each of the parts that one matrix may hold ("part").
+        copies: under tensor parallelism an input that several matrices share is kept, and its gradient summed, for each
+            of them; else once.
         logits: bytes of each logit at the loss: the logit, its float32 copy, its exponential or softmax, its gradient.
     """
 
@@ -86,12 +86,12 @@ class Keeping:
     rope: Literal["fused", "float32"] = "fused"
     rope_copies: int = 1
     fused_gate: bool = True
-    copies: Literal["shared", "matrix", "part"] = "shared"
+    copies: bool = False
     logits: int = 10
 
-    def copies_of(self, matrices: int, parts: int, tensor: int) -> int:
-        """Copies of an input that matrices of so many parts share."""
-        return 1 if tensor == 1 else {"shared": 1, "matrix": matrices, "part": parts}[self.copies]
+    def copies_of(self, matrices: int, tensor: int) -> int:
+        """Copies of an input that so many matrices share."""
+        return matrices if self.copies and tensor > 1 else 1
 
 
 def keeping_of(arguments: Arguments, device: str) -> Keeping:

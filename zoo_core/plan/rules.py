@@ -17,7 +17,7 @@ from zoo_core.layout import Rule
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
 
-__all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "verdicts"]
+__all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "first_broken", "verdicts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,3 +370,12 @@ def verdicts(case: Case) -> tuple[Verdict, ...]:
     if not first.legal:
         return (first,)
     return (first, *(Verdict(rule, rule.broken(case)) for rule in RULES[1:]))
+
+
+def first_broken(case: Case) -> Verdict | None:
+    """Return the verdict of the first rule that a case breaks, without judging by the rest; `None` for a legal one."""
+    for rule in RULES:
+        why = rule.broken(case)
+        if why:
+            return Verdict(rule, why)
+    return None

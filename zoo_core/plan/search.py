@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from zoo_core.arguments import Arguments
 from zoo_core.errors import PlanError
 from zoo_core.plan.counts import Counted
 from zoo_core.plan.cut import cut
 from zoo_core.plan.hardware import Hardware
-from zoo_core.plan.memory import distinct_stages, predict_memory
+from zoo_core.plan.memory import StageMemory, distinct_stages, predict_memory
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.precision import Keeping, Numbers
 from zoo_core.plan.predict import Prediction, predict
 from zoo_core.plan.request import Degrees, Recompute, Request
-from zoo_core.plan.rules import Case, ModelFacts, verdicts
-from zoo_core.plan.throughput import predict_speed
+from zoo_core.plan.rules import Case, ModelFacts, first_broken
+from zoo_core.plan.throughput import Speed, predict_speed
 from zoo_core.registry import Architecture
 
 __all__ = ["Free", "Ranked", "Search", "facts_of", "free_of", "search"]
@@ -30,23 +31,26 @@ class Free:
     """What a search may choose.
 
     Args:
-        degrees: tensor, pipeline, sharding and data degrees, the sharding stage, virtual stages.
-        sequence_parallel, recompute, micro_batch, expert: likewise, each by itself.
+        fixed: degrees that were given, by their names in `Request`; the others are free.
+        sequence_parallel, recompute, micro_batch, expert: whether it may choose these.
         global_batch: samples of a step that every plan keeps; 0 keeps the accumulation instead.
     """
 
-    degrees: bool = True
+    fixed: tuple[tuple[str, int], ...] = ()
     sequence_parallel: bool = True
     recompute: bool = True
     micro_batch: bool = True
     expert: bool = True
     global_batch: int = 0
 
+    @property
+    def degrees(self) -> bool:
+        """Whether every degree is free."""
+        return not self.fixed
 
-_DEGREES = {
-    "tensor_parallel_degree", "pipeline_parallel_degree", "sharding_parallel_degree", "data_parallel_degree",
-    "sharding", "virtual_pp_degree", "pipeline_cuts",
-}  # fmt: skip
+    def allows(self, **degrees: int) -> bool:
+        """Whether degrees agree with those that were given."""
+        return all(degrees.get(name, value) == value for name, value in self.fixed)
 
 
 def free_of(arguments: Arguments, request: Request) -> Free:
@@ -55,16 +59,25 @@ def free_of(arguments: Arguments, request: Request) -> Free:
     A step keeps its samples: `global_batch_size`, or what data parallelism alone would take with the arguments' micro
     batch and accumulation. A given accumulation stays, and then the samples of a step follow from the replicas.
     """
-    given = set(arguments.given)
-    chosen = {name for name in _DEGREES & given if arguments.value(name) not in (-1, "", None, ())}
-    if request.virtual_stages == 1:
-        chosen.discard("virtual_pp_degree")
-    training = arguments.training
-    fixed = "gradient_accumulation_steps" in given or training.local_batch_size is not None
-    micro = "per_device_train_batch_size" in given or fixed
-    total = training.global_batch_size or (0 if fixed else request.micro_batch * request.world)
+    given, training, parallel = set(arguments.given), arguments.training, arguments.parallel
+    degrees = {
+        "tensor": parallel.tensor_parallel_degree,
+        "pipeline": parallel.pipeline_parallel_degree,
+        "sharding": parallel.sharding_parallel_degree,
+        "data": parallel.data_parallel_degree,
+    }
+    fixed = {name: value for name, value in degrees.items() if value > 0}
+    if parallel.sharding:
+        fixed["sharding_stage"] = parallel.sharding_stage
+    if request.virtual_stages > 1:
+        fixed["virtual_stages"] = request.virtual_stages
+    if request.pipeline_cuts:
+        fixed |= {"pipeline": request.pipeline, "virtual_stages": request.virtual_stages}
+    same = "gradient_accumulation_steps" in given or training.local_batch_size is not None
+    micro = "per_device_train_batch_size" in given or same
+    total = training.global_batch_size or (0 if same else request.micro_batch * request.world)
     return Free(
-        degrees=not chosen,
+        fixed=tuple(fixed.items()),
         sequence_parallel="sequence_parallel" not in given,
         recompute="recompute" not in given,
         micro_batch=not micro,
@@ -123,43 +136,71 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _ways(request: Request, free: Free, model: ModelFacts) -> Iterator[Request]:
-    """Every way to split the model and the replicas; the rest of the request as it is."""
-    if not free.degrees:
-        yield request
-        return
-    world, heads, blocks = request.world, model.config.num_attention_heads, model.blocks
-    experts = model.experts
+class _Way(NamedTuple):
+    """A way to split model and replicas over the world."""
+
+    tensor: int
+    pipeline: int
+    sharding: int
+    data: int
+    stage: int
+    expert: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """What `Search.least` is counted by."""
+        return self.tensor, self.pipeline, self.stage
+
+    def asked(self, request: Request, free: Free) -> Request:
+        """The way as a request; the rest of it as it was asked."""
+        return replace(
+            request,
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            sharding=self.sharding,
+            data=self.data,
+            sharding_stage=self.stage,
+            expert=self.expert,
+            sequence_parallel=request.sequence_parallel and self.tensor > 1 and not free.sequence_parallel,
+            offload=request.offload and self.stage > 1,
+            recompute="none" if free.recompute else request.recompute,
+        )
+
+
+def _ways(request: Request, free: Free, model: ModelFacts) -> Iterator[_Way]:
+    """Every way that what was given allows; for a mixture of experts, the most spread first."""
+    world, heads, experts = request.world, model.config.num_attention_heads, model.experts
     for tensor in _divisors(world):
         if heads % tensor:
             continue
         for pipeline in _divisors(world // tensor):
-            if pipeline > blocks:
+            if pipeline * request.virtual_stages > model.blocks:
                 break
             for sharding in _divisors(world // (tensor * pipeline)):
                 data = world // (tensor * pipeline * sharding)
                 spreads = [request.expert]
                 if experts and free.expert:
-                    spreads = [e for e in _divisors(data * sharding) if experts % e == 0]
+                    spreads = [e for e in reversed(_divisors(data * sharding)) if experts % e == 0]
                 for stage in (1, 2, 3) if sharding > 1 else (0,):
-                    for expert in spreads:
-                        yield replace(
-                            request, tensor=tensor, pipeline=pipeline, sharding=sharding, data=data,
-                            sharding_stage=stage, expert=expert, virtual_stages=1, pipeline_cuts=(),
-                            sequence_parallel=False, offload=request.offload and stage > 1, recompute="none",
-                        )  # fmt: skip
+                    if free.allows(
+                        tensor=tensor, pipeline=pipeline, sharding=sharding, data=data,
+                        # a stage over one process is off, whatever was asked for
+                        **({"sharding_stage": stage} if sharding > 1 else {}),
+                    ):  # fmt: skip
+                        for expert in spreads:
+                            yield _Way(tensor, pipeline, sharding, data, stage, expert)
 
 
-def _batches(way: Request, free: Free) -> Iterator[tuple[int, int]]:
-    """Micro batches and their number, for the samples that a replica gets."""
-    replicas = (way.data or 1) * (way.sharding or 1)
+def _batches(request: Request, way: _Way, free: Free) -> Iterator[tuple[int, int]]:
+    """Micro batches and their number, for the samples that a replica gets; the smallest first."""
+    replicas = way.data * way.sharding
     if not free.global_batch:
-        yield way.micro_batch, way.accumulate
+        yield request.micro_batch, request.accumulate
         return
     mine, rest = divmod(free.global_batch, replicas)
     if rest or not mine:
         return
-    for micro in _MICRO if free.micro_batch else (way.micro_batch,):
+    for micro in _MICRO if free.micro_batch else (request.micro_batch,):
         if mine % micro == 0:
             yield micro, mine // micro
 
@@ -215,25 +256,25 @@ def search(
         limit: bytes that a rank may hold.
         most: plans to return.
     """
-    model = facts_of(architecture, counts, name)
-    is_block = tuple(layer.is_block for layer in counts.layers)
-    found, candidates = Search(limit=limit), []
-    trial = _Trial(free, model, counts, numbers, keeping, device, limit, is_block, found)
-    for way in _ways(request, free, model):
+    trial = _Trial(request, free, facts_of(architecture, counts, name), counts, numbers, keeping, device, limit)
+    found, candidates = trial.found, []
+    small: dict[tuple[int, int, int], tuple[int, _Way]] = {}
+    for way in _ways(request, free, trial.model):
         found.tried += 1
-        broken = next((v for v in verdicts(Case(way.resolved(), model)) if not v.legal), None)
-        if broken is not None:
-            count, why = found.illegal.get(broken.rule.name, (0, broken.why))
-            found.illegal[broken.rule.name] = (count + 1, why)
-            continue
-        best = trial.best(way)
-        if best is not None:
-            candidates.append(best)
-    candidates.sort(key=_order)
-    for ranked in candidates:
+        least = trial.states(way)
+        if least > limit:
+            if least < small.get(way.key, (least + 1, way))[0]:
+                small[way.key] = (least, way)
+        elif trial.legal(way):
+            best = trial.best(way)
+            if best is not None:
+                candidates.append(best)
+    for key, (least, way) in small.items():
+        if key not in found.least and trial.legal(way):
+            found.least[key] = least
+    for ranked in sorted(candidates, key=_order):
         made = predict(ranked.plan, counts, numbers, keeping, device, limit)
-        legal = all(v.legal for v in verdicts(Case(ranked.request.resolved(), model)))
-        if made.fits and legal:
+        if made.fits and first_broken(Case(ranked.request.resolved(), trial.model)) is None:
             found.ranked.append(Ranked(ranked.request, ranked.plan, made))
         if len(found.ranked) == most:
             break
@@ -252,83 +293,121 @@ def facts_of(architecture: Architecture, counts: Counted, name: str) -> ModelFac
     return ModelFacts(name, architecture.capabilities, counts.config, counts.table, counts.layers)
 
 
-@dataclass
 class _Trial:
-    """Finds the best batch, virtual stages and recompute of one way to split the model."""
+    """Finds the best batch, virtual stages and recompute of one way after the other."""
 
-    free: Free
-    model: ModelFacts
-    counts: Counted
-    numbers: Numbers
-    keeping: Keeping
-    device: Hardware
-    limit: int
-    is_block: tuple[bool, ...]
-    found: Search
+    def __init__(
+        self,
+        request: Request,
+        free: Free,
+        model: ModelFacts,
+        counts: Counted,
+        numbers: Numbers,
+        keeping: Keeping,
+        device: Hardware,
+        limit: int,
+    ) -> None:
+        self.request, self.free, self.model, self.counts = request, free, model, counts
+        self.numbers, self.keeping, self.device, self.limit = numbers, keeping, device, limit
+        self.is_block = tuple(layer.is_block for layer in counts.layers)
+        self.found = Search(limit=limit)
+        self._sizes: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
 
-    def best(self, way: Request) -> Ranked | None:
+    def legal(self, way: _Way) -> bool:
+        """Judge a way by the composer's rules, and remember why not."""
+        first = replace(way.asked(self.request, self.free), sequence_parallel=False)
+        broken = first_broken(Case(first.resolved(), self.model))
+        if broken is not None:
+            count, why = self.found.illegal.get(broken.rule.name, (0, broken.why))
+            self.found.illegal[broken.rule.name] = (count + 1, why)
+        return broken is None
+
+    def states(self, way: _Way) -> int:
+        """What weights, gradients and states take at least, on the stage that has most of them."""
+        key = way.tensor, way.pipeline, way.expert
+        if key not in self._sizes:
+            chunks = way.pipeline * self.request.virtual_stages
+            plan = Plan(
+                tensor=way.tensor,
+                pipeline=way.pipeline,
+                stage_bounds=cut(self.is_block, chunks, self.request.pipeline_cuts),
+            )
+            stages = distinct_stages(plan, self.counts)
+            self._sizes[key] = [self.counts.elements(way.tensor, way.expert, plan.chunks(s))[:2] for s in stages]
+        numbers, most = self.numbers, 0
+        for dense, expert in self._sizes[key]:
+            shared, own = (dense, expert) if way.expert > 1 else (dense + expert, 0)
+            parts = [way.sharding if way.stage >= at else 1 for at in (3, 2, 1)]
+            widths = numbers.weight_bytes, numbers.gradient_bytes, numbers.state_bytes
+            if self.request.offload and way.stage > 1:
+                widths = numbers.weight_bytes, numbers.gradient_bytes, 0
+            size = sum((shared // part + own) * width for part, width in zip(parts, widths, strict=True))
+            most = max(most, size)
+        return most + self.device.process
+
+    def best(self, way: _Way) -> Ranked | None:
         """Return the fastest that fits; `None` if none does."""
-        if not self.free.degrees:
-            return self._try(way)
-        least = self._states(way)
-        if least > self.limit:
-            self._note(way, least)
-            return None
-        split = way.tensor > 1 and self.free.sequence_parallel and (way.sequence or 0) % way.tensor == 0
-        way = replace(way, sequence_parallel=split or (way.sequence_parallel and way.tensor > 1))
-        best: Ranked | None = None
-        for micro, accumulate in _batches(way, self.free):
-            best = _faster(best, self._try(replace(way, micro_batch=micro, accumulate=accumulate)))
+        asked = way.asked(self.request, self.free)
+        split = self.free.sequence_parallel and way.tensor > 1 and (asked.sequence or 0) % way.tensor == 0
+        asked = replace(asked, sequence_parallel=split or asked.sequence_parallel)
+        plan = _sketch(asked.resolved(), self.model, self.is_block)
+        best: _Tried | None = None
+        recompute = _RECOMPUTE if self.free.recompute else (asked.recompute,)
+        for micro, accumulate in _batches(self.request, way, self.free):
+            found = self._try(replace(plan, micro_batch=micro, accumulate=accumulate), recompute)
+            if found is None:
+                break  # a larger one needs more
+            recompute = recompute[recompute.index(found.plan.recompute) :]
+            best = found if best is None else _faster(best, found)
         if best is None:
             return None
-        r = best.request
-        for virtual in _VIRTUAL:
-            if r.pipeline > 2 and r.accumulate >= 2 * r.pipeline and r.pipeline * virtual <= self.model.blocks:
-                best = _faster(best, self._try(replace(r, virtual_stages=virtual)))
-        return best
-
-    def _states(self, way: Request) -> int:
-        """What weights, gradients and states take at least, on the stage that has most blocks."""
-        plan = _sketch(replace(way, micro_batch=1, accumulate=1).resolved(), self.model, self.is_block)
-        stages = distinct_stages(plan, self.counts)
-        memory = predict_memory(
-            plan, self.counts, self.numbers, self.keeping, self.device.process, _mean(plan, self.counts), stages
+        deep = way.pipeline > 2 and best.plan.accumulate >= 2 * way.pipeline
+        # more virtual stages hold more, so what needs recompute without them needs it with them
+        recompute = _RECOMPUTE[_RECOMPUTE.index(best.plan.recompute) :] if self.free.recompute else recompute
+        for virtual in _VIRTUAL if deep and "virtual_stages" not in dict(self.free.fixed) else ():
+            if way.pipeline * virtual <= self.model.blocks:
+                bounds = cut(self.is_block, way.pipeline * virtual)
+                deeper = replace(best.plan, virtual_stages=virtual, stage_bounds=bounds)
+                best = _faster(best, self._try(deeper, recompute))
+        plan, memory, speed = best
+        chosen = replace(
+            asked,
+            micro_batch=plan.micro_batch,
+            accumulate=plan.accumulate,
+            virtual_stages=plan.virtual_stages,
+            recompute=plan.recompute,
         )
-        return max(stage.weights + stage.gradients + stage.optimizer + stage.process for stage in memory)
+        return Ranked(chosen, plan, Prediction(self.device, self.limit, self.numbers, memory, speed))
 
-    def _note(self, way: Request, size: int) -> None:
-        key = (way.tensor, way.pipeline, way.sharding_stage)
-        self.found.least[key] = min(self.found.least.get(key, size), size)
-
-    def _try(self, candidate: Request) -> Ranked | None:
-        free = self.free.recompute and self.free.degrees
-        for recompute in _RECOMPUTE if free else (candidate.recompute,):
-            chosen = replace(candidate, recompute=recompute)
-            plan = _sketch(chosen.resolved(), self.model, self.is_block)
-            stages, mean = distinct_stages(plan, self.counts), _mean(plan, self.counts)
+    def _try(self, plan: Plan, recomputes: Sequence[Recompute]) -> _Tried | None:
+        """The plan with the first sort of recompute that makes it fit."""
+        for recompute in recomputes:
+            plan = replace(plan, recompute=recompute) if recompute != plan.recompute else plan
+            stages = distinct_stages(plan, self.counts)
+            mean = {stage: _mean(plan, self.counts, stage) for stage in stages}
             memory = predict_memory(plan, self.counts, self.numbers, self.keeping, self.device.process, mean, stages)
-            size = max(stage.total for stage in memory)
-            self._note(candidate, size)
+            size, key = max(stage.total for stage in memory), (plan.tensor, plan.pipeline, plan.sharding_stage)
+            self.found.least[key] = min(self.found.least.get(key, size), size)
             if size <= self.limit:
-                speed = predict_speed(plan, self.counts, self.numbers, self.keeping, self.device)
-                return Ranked(chosen, plan, Prediction(self.device, self.limit, self.numbers, memory, speed))
+                return _Tried(plan, memory, predict_speed(plan, self.counts, self.numbers, self.keeping, self.device))
         return None
+
+
+class _Tried(NamedTuple):
+    plan: Plan
+    memory: tuple[StageMemory, ...]
+    speed: Speed
 
 
 _RECOMPUTE: tuple[Recompute, ...] = ("none", "full")
 
 
-def _faster(one: Ranked | None, other: Ranked | None) -> Ranked | None:
-    if one is None or other is None:
-        return one or other
-    return other if other.prediction.speed.tokens > one.prediction.speed.tokens else one
+def _faster(one: _Tried, other: _Tried | None) -> _Tried:
+    return other if other is not None and other.speed.tokens > one.speed.tokens else one
 
 
-def _mean(plan: Plan, counts: Counted) -> list[int]:
+def _mean(plan: Plan, counts: Counted, stage: int) -> int:
     """The elements whose states a rank holds, had every rank as many; the exact share is found for the best plans."""
-    found = []
-    for stage in range(plan.pipeline):
-        dense, expert, _ = counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
-        mine = dense + (expert if plan.expert == 1 else 0)
-        found.append(mine // plan.sharding if plan.sharding_stage else mine)
-    return found
+    dense, expert, _ = counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
+    mine = dense + (expert if plan.expert == 1 else 0)
+    return mine // plan.sharding if plan.sharding_stage else mine

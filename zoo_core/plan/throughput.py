@@ -128,7 +128,7 @@ def _layer(sizes: LayerSizes, work: Work, config: ModelConfig, keeping: Keeping)
         # causal: on average half of the positions are seen, which only a flash kernel uses
         seen = work.sequence / 2 if keeping.flash_attention else work.sequence
         core = 4.0 * config.num_attention_heads * config.head_size / work.tensor * seen
-    collectives = sum(keeping.copies_of(matrices, parts, work.tensor) for _, matrices, parts in sizes.columns)
+    collectives = sum(keeping.copies_of(matrices, work.tensor) for _, matrices in sizes.columns)
     collectives += bool(sizes.attention_row) + bool(sizes.row_inputs or sizes.experts) + bool(sizes.vocabulary)
     return flops + core, core, collectives
 
