@@ -89,8 +89,9 @@ class ParallelArguments(Group):
         False, "PaddleNLP: recompute by PyLayer.", effect=no_effect("fleet's recompute is exact in either form")
     )
     plan: str | None = argument(
-        None, "`auto` lets zoo choose the degrees.", choices=("auto",), effect=not_yet("the planner")
-    )
+        None, "`auto` lets zoo choose what is not given of degrees, batches and recompute: the fastest that fits.",
+        choices=("auto",),
+    )  # fmt: skip
     engine: str = argument(
         "manual", "Which engine runs the plan.", choices=("manual", "auto"), effect=not_yet("the semi-automatic engine")
     )

@@ -16,13 +16,22 @@ from zoo_core.plan.counts import Counted, counted
 from zoo_core.plan.hardware import Hardware, default_hardware, hardware
 from zoo_core.plan.precision import Keeping, Numbers, keeping_of, numbers_of
 from zoo_core.plan.predict import MB, PARTS, Prediction, predict
-from zoo_core.plan.search import Free, Ranked, Search, search
+from zoo_core.plan.search import Free, Ranked, Search, free_of, search
 from zoo_core.registry import Found
 
 __all__ = [
-    "Aim", "aim_at", "as_arguments", "as_flags", "found_dict", "memory_table", "parse_memory", "ranking", "ranks_table",
+    "Aim",
+    "aim_at",
+    "as_arguments",
+    "as_flags",
+    "chosen",
+    "found_dict",
+    "memory_table",
+    "parse_memory",
+    "ranking",
+    "ranks_table",
     "speed_lines",
-]  # fmt: skip
+]
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -67,11 +76,17 @@ def parse_memory(text: str) -> int:
 
 
 def aim_at(
-    arguments: Arguments, found: Found, config: ModelConfig, name: str | None = None, memory: str | None = None
+    arguments: Arguments,
+    found: Found,
+    config: ModelConfig,
+    name: str | None = None,
+    memory: str | None = None,
+    processes: int = 1,
 ) -> Aim:
     """Return what to predict for.
 
     Args:
+        processes: of a machine; they share a CPU, and have a GPU each.
         name: of a hardware description, or a file; `None` is the first that suits `--device`, and the A100 where only
             `memory` is given.
         memory: as `parse_memory` reads it; `None` is the device's.
@@ -85,6 +100,7 @@ def aim_at(
         device = default_hardware("gpu")
     else:
         device = default_hardware(device_of(arguments.training.device))
+    device = device.shared_by(processes)
     limit = parse_memory(memory) if memory is not None else device.memory
     numbers = numbers_of(arguments, device.device)
     device.peak(numbers.compute)
@@ -105,6 +121,16 @@ def ranking(aim: Aim, found: Found, request: Request, free: Free, most: int = 10
         aim.limit,
         most,
     )
+
+
+def chosen(arguments: Arguments, aim: Aim, found: Found, request: Request) -> Arguments:
+    """Return the arguments with the degrees, batches and recompute of the fastest plan that fits.
+
+    Raises:
+        PlanError: no legal plan fits.
+    """
+    best = ranking(aim, found, request, free_of(arguments, request), 1).best(found.name)
+    return arguments.replace(**as_arguments(best.request))
 
 
 def as_arguments(request: Request) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     model, rest = split_model(rest)
     arguments = load_arguments(task or "pretrain", (), [*(["--model", model] if model else []), *rest])
     found, config = chosen_model(arguments)
-    aim = aim_at(arguments, found, config, device, memory)
+    nodes = arguments.launch.nnodes
+    aim = aim_at(arguments, found, config, device, memory, _count(world) // nodes)
     request = from_arguments(arguments, _count(world), aim.device.device)
     free = free_of(arguments, request)
     automatic = arguments.parallel.plan == "auto"
@@ -115,6 +116,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         return _show_ranking(aim, found, found_plans, as_json, arguments.model.scale)
     if world is None:
         request = from_arguments(arguments, request.wanted_world * request.nodes, request.device)
+        aim = aim_at(arguments, found, config, device, memory, request.world // nodes)
     if explained and not as_json:
         print(explain(request, facts_of(found.architecture, aim.counts, found.name), aim.limit, None) + "\n")
     try:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from zoo_core.arguments import TASKS, Arguments, effect_line, help_text, load_arguments
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
+from zoo_core.cli._predict import aim_at, chosen, memory_table, speed_lines
+from zoo_core.cli._rehearsal import arithmetic, files_lines, shapes_table
 from zoo_core.cli._text import count_text
+from zoo_core.cli._words import take_option
 from zoo_core.engine.launch import is_spawned, report_end, report_failure, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
-from zoo_core.errors import ZooError, nearest
+from zoo_core.errors import ConfigError, ZooError, nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
+from zoo_core.plan.hardware import hardware
 from zoo_core.registry import Found
 from zoo_core.train.prepared import Prepared
 
@@ -31,7 +36,8 @@ Run a task:
   zoo run pretrain pretrain.json --nproc 4 --tp 2 --pp 2
   zoo run pretrain pretrain.json --master 10.0.0.1:6070 --nnodes 2
 
-zoo run TASK --help lists the arguments; --dry-run prints the plan and starts nothing.
+zoo run TASK --help lists the arguments. --plan auto chooses the fastest plan that fits. --dry-run prints the plan and
+starts nothing; --world N makes it that of another machine, --hardware NAME and --memory 80G say which (see zoo plan).
 
 Tasks:
 """
@@ -60,13 +66,30 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         print(help_text(task), end="")
         return 0
     traceback = ["--traceback"] if with_traceback else []
-    arguments = load_arguments(task, (), [*words[1:], *traceback])
+    aimed, rest = _take_aim(words[1:])
+    arguments = load_arguments(task, (), [*rest, *traceback])
     try:
-        return report_end(_run(arguments, ["run", *words, *traceback]))
+        return report_end(_run(arguments, ["run", *words, *traceback], aimed))
     except ZooError as error:
         if is_spawned() and report_failure(error):
             return 2
         raise
+
+
+@dataclass(frozen=True)
+class _Aimed:
+    """What the command line says of the machine: a rehearsal's processes, a description, a limit of memory."""
+
+    world: str | None
+    hardware: str | None
+    memory: str | None
+
+
+def _take_aim(words: Sequence[str]) -> tuple[_Aimed, list[str]]:
+    world, rest = take_option(words, "--world")
+    hardware, rest = take_option(rest, "--hardware")
+    memory, rest = take_option(rest, "--memory")
+    return _Aimed(world, hardware, memory), rest
 
 
 def _no_task(task: str) -> UsageFailure:
@@ -78,19 +101,23 @@ def _no_task(task: str) -> UsageFailure:
     return UsageFailure(f"there is no task {task!r}", f"tasks: {tasks}", todo)
 
 
-def _run(arguments: Arguments, words: Sequence[str]) -> int:
+def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     report_start()
-    arguments = arguments.replace(**restart_changes())
-    device = device_of(arguments.training.device)
+    changes = restart_changes()
+    arguments = arguments.replace(**changes)
+    device = _device(arguments, aimed)
     speaks = not is_spawned() and os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if speaks:
         _warn(arguments, device)
     arguments = arguments.replace(device=device)
     found, config = chosen_model(arguments)
-    world = world_size(arguments, os.environ, device_count(device, os.environ))
+    rehearsal = arguments.launch.dry_run
+    world = _world(arguments, aimed, device)
+    if arguments.parallel.plan == "auto" and not _DEGREES & set(changes):
+        aim = aim_at(arguments, found, config, aimed.hardware, aimed.memory, world // arguments.launch.nnodes)
+        arguments = chosen(arguments, aim, found, from_arguments(arguments, world, device))
     request = from_arguments(arguments, world, device)
     plan = compose(request, found.architecture, config, found.name)
-    rehearsal = arguments.launch.dry_run
     if not rehearsal:
         require_paddle(device)
     prepared, refused = Prepared(config), None
@@ -107,8 +134,11 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
     if speaks:
         _introduce(arguments, found, prepared, plan)
     if rehearsal:
-        parameters = found.architecture.table(prepared.config)
-        print(f"{_arithmetic(arguments, plan)}\n\n{stage_table(plan, parameters)}\n\n{rank_table(plan, 16)}")
+        aim = aim_at(arguments, found, prepared.config, aimed.hardware, aimed.memory, plan.local_world)
+        parameters, made = found.architecture.table(prepared.config), aim.predict(plan)
+        print(f"{arithmetic(arguments, plan)}\n{speed_lines(made)}\n\n{stage_table(plan, parameters)}")
+        print(f"\n{memory_table(made)}\n\n{rank_table(plan, 16)}\n\n{shapes_table(plan, parameters)}")
+        print(f"\n{files_lines(arguments, plan, aim.counts.parameters, aim.numbers)}")
         if refused is not None:  # the plan was shown all the same: it may be meant for another machine
             print(flush=True)
             raise refused
@@ -131,6 +161,34 @@ def _run(arguments: Arguments, words: Sequence[str]) -> int:
     return run(arguments, plan, found, prepared, words)
 
 
+_DEGREES = {"tensor_parallel_degree", "pipeline_parallel_degree", "sharding", "sharding_parallel_degree"}
+
+
+def _device(arguments: Arguments, aimed: _Aimed) -> str:
+    """Where the run takes place: a rehearsal for a machine that is described, on that."""
+    if arguments.launch.dry_run and arguments.training.device == "auto" and (aimed.hardware or aimed.memory):
+        return hardware(aimed.hardware).device if aimed.hardware else "gpu"
+    return device_of(arguments.training.device)
+
+
+def _world(arguments: Arguments, aimed: _Aimed, device: str) -> int:
+    """The processes of the run; a rehearsal may be for another machine.
+
+    Raises:
+        UsageFailure: `--world` for a run that starts.
+        ConfigError: `--world` is no number of processes.
+    """
+    if aimed.world is None:
+        return world_size(arguments, os.environ, device_count(device, os.environ))
+    if not arguments.launch.dry_run:
+        raise UsageFailure("--world is for --dry-run", "a run has the processes that it starts", "give --nproc")
+    if not aimed.world.isdigit() or int(aimed.world) < 1:
+        raise ConfigError(
+            f"--world {aimed.world} is not a number of processes", "it must be 1 or more", "--world 8, say"
+        )
+    return int(aimed.world)
+
+
 def _introduce(arguments: Arguments, found: Found, prepared: Prepared, plan: Plan) -> None:
     """Say what is about to run."""
     if arguments.model.scale:
@@ -150,13 +208,3 @@ def _warn(arguments: Arguments, device: str) -> None:
     for line in dict.fromkeys([now, *(line for line in arguments.warnings if line != before)]):
         if line:
             print(f"warning: {line}", file=sys.stderr)
-
-
-def _arithmetic(arguments: Arguments, plan: Plan) -> str:
-    """How long the run is, where the arguments alone say it."""
-    steps = arguments.training.max_steps
-    if steps <= 0:
-        return f"steps      {arguments.training.num_train_epochs:g} epochs of the training part"
-    samples = steps * plan.global_batch
-    tokens = f", {samples * plan.sequence:,} tokens" if plan.sequence else ""
-    return f"steps      {steps:,} of {plan.global_batch} samples = {samples:,} samples{tokens}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _TYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, eq=False)
 class Hardware:
-    """A device, its links, and the share of each that training reaches.
+    """A device, its links, and the share of each that training reaches; a CPU is one device that processes share.
 
     Args:
         name: what `--hardware` calls it.
@@ -62,6 +62,17 @@ class Hardware:
             has = ", ".join(self.flops)
             raise ConfigError(f"{self.name} does not compute in {dtype}", f"it has {has}", "choose another precision")
         return self.flops[dtype]
+
+    def shared_by(self, processes: int) -> Hardware:
+        """What each of the processes of a machine has: its own device, or its part of the CPU."""
+        if self.device != "cpu" or processes <= 1:
+            return self
+        return replace(
+            self,
+            memory=self.memory // processes,
+            flops={name: peak / processes for name, peak in self.flops.items()},
+            bandwidth=self.bandwidth / processes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with what `hardware` reads."""
