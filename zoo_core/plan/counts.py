@@ -216,8 +216,12 @@ def counted(architecture: Architecture, config: ModelConfig) -> Counted:
     """Count a model's parameter table."""
     table, layers = compact_table(architecture, config), architecture.pipe_layers(config)
     owned = owners(table, [layer.prefix for layer in layers], [layer.is_block for layer in layers])
-    entries = (Entry(name, rule, owned[name], _times(rule)) for name, rule in table.items())
-    return Counted(config, layers, tuple(sorted(entries, key=lambda entry: entry.layer)))
+    entries = [Entry(name, rule, owned[name], _times(rule)) for name, rule in table.items()]
+    first: dict[str, int] = {}  # a weight and its bias are made together, wherever their rows are
+    for number, entry in enumerate(entries):
+        first.setdefault(entry.name.rpartition(".")[0], number)
+    entries.sort(key=lambda entry: (entry.layer, first[entry.name.rpartition(".")[0]]))
+    return Counted(config, layers, tuple(entries))
 
 
 def _times(rule: Rule) -> int:
