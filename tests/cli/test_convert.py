@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from zoo_core.checkpoint import Reader, latest_checkpoint, verify
-from zoo_core.checkpoint.convert import convert_folder, fitting_size
+from zoo_core.checkpoint.conversion import convert_folder, fitting_size
 from zoo_core.checkpoint.disk import Disk
 from zoo_core.cli import main
 from zoo_core.errors import CheckpointError

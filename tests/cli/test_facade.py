@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +55,15 @@ def test_imports_point_down():
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout[done.stdout.find("Broken contracts") :]
+
+
+ROOMS = ["zoo_core", "zoo_ops", *(f"zoo_core.{path.parent.name}" for path in ROOT.glob("zoo_core/*/__init__.py"))]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_submodule_has_the_name_of_an_export(room):
+    """Importing it anywhere would put the module in the object's place."""
+    package = importlib.import_module(room)
+    inside = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    exported = {name for name in getattr(package, "__all__", ()) if not inspect.ismodule(getattr(package, name))}
+    assert not exported & inside

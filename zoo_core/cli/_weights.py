@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from zoo_core.checkpoint import Reader, latest_checkpoint
-from zoo_core.checkpoint.convert import To, check_free, convert_folder
+from zoo_core.checkpoint.conversion import To, check_free, convert_folder
 from zoo_core.checkpoint.dtypes import item_size
 from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.cli._text import bytes_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from zoo_core.checkpoint.convert import To
+from zoo_core.checkpoint.conversion import To
 from zoo_core.cli._weights import DTYPES, byte_count, convert_weights, weights_at
 
 __all__ = ["command"]
