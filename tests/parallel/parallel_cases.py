@@ -189,6 +189,15 @@ def _pairs() -> list[tuple[str, str]]:
 
 CASES = _pairs()
 
+IN_SOAK = {
+    ("qwen", layout)
+    for layout in (
+        "dp2", "dp2xtp2", "tp2xsharding2-stage2", "tp2xpp2xsharding2-stage1", "dp2xsharding2-stage1",
+        "dp2xsharding2-stage3",
+    )
+} | {("qwen-4", "pp4")}  # fmt: skip
+"""Cases that llama shows in `make test` in the same or a harder form; `make soak` runs them."""
+
 RECOMPUTE = ("full", "full_attn", "core_attn")
 
 

@@ -14,7 +14,11 @@ from parallel_cases import TOLERANCE, task_id
 from parallel_jobs import tensors
 
 pytestmark = pytest.mark.parametrize(
-    ("model", "layout"), cases.CASES, ids=[f"{model}-{layout}" for model, layout in cases.CASES]
+    ("model", "layout"),
+    [
+        pytest.param(*case, id="-".join(case), marks=[pytest.mark.soak] if case in cases.IN_SOAK else [])
+        for case in cases.CASES
+    ],
 )
 
 
