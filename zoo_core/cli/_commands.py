@@ -29,7 +29,8 @@ COMMANDS: dict[str, Entry] = {
         "zoo_core.cli.plugins", "list the installed plugins, and what is wrong with broken ones", direct=True
     ),
     "layout": Entry("zoo_core.cli.layout", "show every parameter of a model and how it splits"),
-    "plan": Entry("zoo_core.cli.plan", "say whether degrees are legal, and who then holds what", direct=True),
+    "plan": Entry("zoo_core.cli.plan", "rank legal plans by predicted speed, or say what one would be", direct=True),
+    "calibrate": Entry("zoo_core.cli.calibrate", "measure this machine's device, for zoo plan --hardware", direct=True),
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
     "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
     "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),

@@ -44,6 +44,8 @@ _BUCKET = 128 * 2**20
 """Bytes that fleet joins before it reduces gradients (`fused_allreduce_gradients`)."""
 _STORAGE = 2**23
 """Elements of stage 2's buffer of small gradients, for each rank of the axis (`buffer_max_size`)."""
+_ROWS = 128
+"""Queries that zoo's CPU attention takes at once; of the keys of a block it keeps all that any of them sees."""
 _WHOLE = 1024
 """Under stage 3, parameters of at most so many elements stay whole."""
 
@@ -165,8 +167,7 @@ def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Num
     attention: float = width * (sizes.attention_outputs + sizes.attention_row)
     if sizes.attention_row:
         attention += 4 * heads
-        if not keeping.flash_attention:
-            scores = heads * work.sequence * (width + 4)
+        scores = _scores(work, config, heads, width, keeping)
         if keeping.rope == "float32" and _rotates(config):
             kv = max(config.kv_heads // work.tensor, 1)
             attention += keeping.rope_copies * 4 * (heads + kv) * config.head_size
@@ -190,6 +191,25 @@ def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Num
     widest = max(sizes.outputs + sizes.row_inputs, sizes.attention_outputs + sizes.attention_row, *sizes.routed)
     tokens = work.tokens
     return Kept(int(tokens * kept), int(tokens * again[work.recompute]), tokens * widest * width)
+
+
+def _scores(work: Work, config: ModelConfig, heads: int, width: int, keeping: Keeping) -> float:
+    """What attention keeps of its scores, in bytes a token."""
+    each = heads * work.sequence
+    if _drops(config):
+        return each * (8 + width)  # no kernel drops weights: softmax, what the mask left of it, and what dropout did
+    if not keeping.flash_attention:
+        return each * (4 + width)
+    if work.tokens * each * 4 <= keeping.scores:
+        seen = min(0.5 + _ROWS / 2 / work.sequence, 1.0)
+        return each * 4 * seen
+    return 0.0
+
+
+def _drops(config: ModelConfig) -> bool:
+    """Whether attention's weights are dropped out."""
+    names = ("attention_probs_dropout_prob", "attention_dropout_prob", "attention_dropout")
+    return any(getattr(config, name, 0.0) for name in names)
 
 
 def _rotates(config: ModelConfig) -> bool:

@@ -71,7 +71,9 @@ class Keeping:
     """What an implementation of a block keeps until the backward pass.
 
     Args:
-        flash_attention: attention keeps no scores.
+        flash_attention: attention keeps no scores, unless its weights are dropped out.
+        scores: where it is above 0, scores are kept after all, in float32 and as far as causality leaves them, when
+            those of a layer are at most so many bytes (zoo's kernel for the CPU).
         fused_norm: a norm keeps its input only, not float32 copies besides.
         rope: "fused" keeps nothing of its own, "float32" keeps `rope_copies` float32 copies of queries and keys.
         rope_copies: see `rope`.
@@ -82,6 +84,7 @@ class Keeping:
     """
 
     flash_attention: bool = True
+    scores: int = 0
     fused_norm: bool = True
     rope: Literal["fused", "float32"] = "fused"
     rope_copies: int = 1
@@ -94,16 +97,20 @@ class Keeping:
         return matrices if self.copies and tensor > 1 else 1
 
 
+_CPU_SCORES = 1 << 28
+"""`zoo_ops.cpu.attention.KEEP_BYTES`, which this room cannot read: it imports paddle."""
+
+
 def keeping_of(arguments: Arguments, device: str) -> Keeping:
     """Return what zoo's blocks keep under these arguments."""
     model = arguments.model
     gpu = device != "cpu"
     half = numbers_of(arguments, device).compute_bytes == 2
     return Keeping(
-        # on CPU zoo's own kernel keeps no scores either
         flash_attention=not gpu or (model.use_flash_attention and half),
         fused_norm=not gpu or model.use_fused_rms_norm,
         rope="fused" if not gpu or model.use_fused_rope else "float32",
         fused_gate=gpu,
-        logits=10 if half else 8,
+        scores=0 if gpu else _CPU_SCORES,
+        logits=10 if half else 8 if gpu else 12,
     )
