@@ -173,13 +173,22 @@ def test_sizes_that_are_none(capsys):
 
 
 def test_what_is_not_possible_is_explained(capsys):
-    status, out, _ = zoo(
-        capsys, "plan", "facebook/llama-7b", "--world", "24", "--memory", "80G", "--explain", *HALF_FLAGS
-    )
+    words = ("plan", "facebook/llama-7b", "--world", "24", "--memory", "80G", "--explain")
+    status, out, _ = zoo(capsys, *words, *HALF_FLAGS)
     assert status == 0
     assert "tp 3: heads divide (framework)" in out and "32 attention heads do not divide by tp 3" in out
-    assert "sharding stage2 with pp: stages 2 and 3 without pipeline" in out and "possible with: sharding stage1" in out
-    assert "tp 1: memory" not in out
+    assert "tp 1, 2, 4, 8 on these processes" in out
+    assert "sharding stage2 with pp 2: stages 2 and 3 without pipeline" in out and "with: sharding stage1" in out
+    _, out, _ = zoo(capsys, *words, *HALF_FLAGS, "--json")
+    said = json.loads(out)
+    assert said["plans"] and {"degree", "rule", "owner", "why", "remedy"} == set(said["rejections"][0])
+    assert not any(one["rule"] == "memory" for one in said["rejections"])
+
+
+def test_what_does_not_fit_is_explained(capsys):
+    words = ("plan", "facebook/llama-13b", "--world", "8", "--memory", "30G", "--explain")
+    _, out, _ = zoo(capsys, *words, *HALF_FLAGS)
+    assert "sharding stage1: memory (framework)" in out and "MB a rank, and there are 30720" in out
 
 
 def test_a_plugin_s_refusal_is_called_its_own(fake_family):

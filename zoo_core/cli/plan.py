@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from zoo_core.arguments import load_arguments
 from zoo_core.cli._names import argument_flags, model_names
@@ -21,7 +23,7 @@ from zoo_core.cli._text import count_text, print_json, table
 from zoo_core.cli._words import split_model, take_option, take_switch
 from zoo_core.errors import ConfigError, PlanError
 from zoo_core.plan import RULES, Plan, chosen_model, compose, from_arguments
-from zoo_core.plan.explain import explain
+from zoo_core.plan.explain import explain, rejections
 from zoo_core.plan.hardware import hardware_names
 from zoo_core.plan.predict import MB
 from zoo_core.plan.published import PUBLISHED, predicted
@@ -113,7 +115,11 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         found_plans = ranking(aim, found, request, free, _count(top or "10"))
         if explained and not as_json:
             print(explain(request, facts_of(found.architecture, aim.counts, found.name), aim.limit, found_plans) + "\n")
-        return _show_ranking(aim, found, found_plans, as_json, arguments.model.scale)
+        beside: dict[str, Any] = {}
+        if explained:
+            model_facts = facts_of(found.architecture, aim.counts, found.name)
+            beside["rejections"] = [asdict(one) for one in rejections(request, model_facts, aim.limit, found_plans)]
+        return _show_ranking(aim, found, found_plans, beside if as_json else None, arguments.model.scale)
     if world is None:
         request = from_arguments(arguments, request.wanted_world * request.nodes, request.device)
         aim = aim_at(arguments, found, config, device, memory, request.world // nodes)
@@ -140,15 +146,17 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     return 0
 
 
-def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: bool, scale: str | None) -> int:
+def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: Mapping[str, Any] | None, scale: str | None) -> int:
+    """Print the plans: as a table, or as JSON beside what is in `as_json`."""
     try:
         best = plans.best(found.name)
     except PlanError as error:
-        if as_json:
-            print_json({"plans": [], "error": {"what": error.what, "why": error.why, "todo": error.todo}})
+        if as_json is not None:
+            said = {"what": error.what, "why": error.why, "todo": error.todo}
+            print_json({"plans": [], "error": said, **as_json})
         raise
-    if as_json:
-        print_json({"plans": [found_dict(one) for one in plans.ranked]})
+    if as_json is not None:
+        print_json({"plans": [found_dict(one) for one in plans.ranked], **as_json})
         return 0
     print(_head(best.plan, count_text(aim.counts.parameters), scale))
     limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from zoo_core.plan.request import Request
-from zoo_core.plan.rules import Case, LegalityRule, ModelFacts, verdicts
+from zoo_core.plan.rules import Case, LegalityRule, ModelFacts, first_broken, verdicts
 from zoo_core.plan.search import Search
 
 __all__ = ["Rejection", "explain", "rejections"]
@@ -66,30 +66,30 @@ def _probes(request: Request, model: ModelFacts) -> Iterator[tuple[str, Request]
         sequence_parallel=False, pipeline_cuts=(), offload=False, recompute="none",
     )  # fmt: skip
     divisors = _divisors(request.world)
-    asked = {request.tensor, request.pipeline, *divisors}
-    for degree in sorted(asked - {1}):
+    for degree in sorted({request.tensor, *divisors} - {1}):
         yield f"tp {degree}", replace(base, tensor=degree)
-    for degree in sorted(asked - {1}):
+    for degree in sorted({request.pipeline, *divisors} - {1}):
         yield f"pp {degree}", replace(base, pipeline=degree)
     for stage in (1, 2, 3):
         yield f"sharding stage{stage}", replace(base, sharding_stage=stage)
+    for degree in sorted({request.expert, *(divisors if model.experts else ())} - {1}):
+        yield f"ep {degree}", replace(base, expert=degree)
     inner = [degree for degree in divisors if 1 < degree < request.world]
-    if inner:
-        for stage in (2, 3):
-            yield f"sharding stage{stage} with pp", replace(base, sharding_stage=stage, pipeline=inner[0])
-            yield f"sharding stage{stage} with tp", replace(base, sharding_stage=stage, tensor=inner[0])
-    for degree in divisors[1:]:
-        if degree > 1 and request.tensor in (1, degree):
+    splits = next((d for d in inner if _legal(replace(base, tensor=d), model)), None)
+    for stage in (2, 3) if inner else ():
+        yield f"sharding stage{stage} with pp {inner[0]}", replace(base, sharding_stage=stage, pipeline=inner[0])
+        if splits:
+            yield f"sharding stage{stage} with tp {splits}", replace(base, sharding_stage=stage, tensor=splits)
+    for degree in divisors:
+        if degree > 1 and _legal(replace(base, tensor=degree), model):
             yield f"sequence_parallel with tp {degree}", replace(base, tensor=degree, sequence_parallel=True)
     for degree in divisors:
-        if degree > 2 and degree <= model.blocks:
+        if degree > 1 and _legal(replace(base, pipeline=degree), model):
             yield f"vpp 2 with pp {degree}", replace(base, pipeline=degree, virtual_stages=2)
-            break
-    if model.experts:
-        for degree in divisors[1:]:
-            yield f"ep {degree}", replace(base, expert=degree)
-    elif request.expert > 1:
-        yield f"ep {request.expert}", replace(base, expert=request.expert)
+
+
+def _legal(probe: Request, model: ModelFacts) -> bool:
+    return first_broken(Case(probe.resolved(), model)) is None
 
 
 def _owner(rule: LegalityRule, model: ModelFacts) -> str:
@@ -97,21 +97,30 @@ def _owner(rule: LegalityRule, model: ModelFacts) -> str:
 
 
 def rejections(request: Request, model: ModelFacts, limit: int, found: Search | None) -> list[Rejection]:
-    """Return every degree that is not possible, by itself, and those that no plan of fits.
+    """Return every degree that is not possible by itself, and those of which no plan fits.
 
     Args:
         request: what was asked; its world, samples and task are kept.
         limit: bytes that a rank may hold.
         found: of a search, which knows what fits; `None` says nothing of memory.
     """
-    refused = []
+    refused: list[Rejection] = []
+    possible: dict[str, list[str]] = {}
     for degree, probe in _probes(request, model):
-        for verdict in verdicts(Case(probe.resolved(), model)):
-            if not verdict.legal:
-                rule = verdict.rule
-                refused.append(
-                    Rejection(degree, rule.name, _owner(rule, model), verdict.why, _REMEDY.get(rule.name, ""))
-                )
+        broken = [verdict for verdict in verdicts(Case(probe.resolved(), model)) if not verdict.legal]
+        axis, _, number = degree.partition(" ")
+        if not broken:
+            possible.setdefault(axis, []).append(number)
+        else:
+            rule = broken[0].rule
+            also = f" (also: {', '.join(verdict.rule.name for verdict in broken[1:])})" if broken[1:] else ""
+            why, remedy = broken[0].why + also, _REMEDY.get(rule.name, "")
+            refused.append(Rejection(degree, rule.name, _owner(rule, model), why, remedy))
+    for place, one in enumerate(refused):
+        axis = one.degree.partition(" ")[0]
+        if axis in ("tp", "pp", "ep") and one.owner == "framework":
+            legal = f"{axis} {', '.join(['1', *possible.get(axis, [])])} on these processes"
+            refused[place] = replace(one, remedy=f"{one.remedy}: {legal}" if one.remedy else legal)
     if found is not None:
         refused += _too_big(found, limit)
     return refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zoo_core.arguments import Arguments
 from zoo_core.errors import PlanError
@@ -151,8 +151,14 @@ class _Way(NamedTuple):
         """What `Search.least` is counted by."""
         return self.tensor, self.pipeline, self.stage
 
-    def asked(self, request: Request, free: Free) -> Request:
-        """The way as a request; the rest of it as it was asked."""
+    def asked(self, request: Request, free: Free, split: bool = False) -> Request:
+        """The way as a request; the rest of it as it was asked.
+
+        Args:
+            split: use sequence parallelism, if that is free.
+        """
+        if not free.sequence_parallel:
+            split = request.sequence_parallel and self.tensor > 1
         return replace(
             request,
             tensor=self.tensor,
@@ -161,18 +167,16 @@ class _Way(NamedTuple):
             data=self.data,
             sharding_stage=self.stage,
             expert=self.expert,
-            sequence_parallel=request.sequence_parallel and self.tensor > 1 and not free.sequence_parallel,
+            sequence_parallel=split,
             offload=request.offload and self.stage > 1,
             recompute="none" if free.recompute else request.recompute,
         )
 
 
-def _ways(request: Request, free: Free, model: ModelFacts) -> Iterator[_Way]:
-    """Every way that what was given allows; for a mixture of experts, the most spread first."""
-    world, heads, experts = request.world, model.config.num_attention_heads, model.experts
-    for tensor in _divisors(world):
-        if heads % tensor:
-            continue
+def _ways(request: Request, free: Free, model: ModelFacts, tensors: Sequence[int]) -> Iterator[_Way]:
+    """Every way that what was given allows with these tensor degrees; experts are the most spread first."""
+    world, experts = request.world, model.experts
+    for tensor in tensors:
         for pipeline in _divisors(world // tensor):
             if pipeline * request.virtual_stages > model.blocks:
                 break
@@ -246,8 +250,8 @@ def search(
 ) -> Search:
     """Return the legal plans that fit, fastest first; of ways that differ in the batches only, the best.
 
-    Every way is judged by the rules of the composer. What makes a plan only slower (recompute) is tried only where it
-    does not fit without.
+    Every way is judged by the rules of the composer. What makes a plan only slower is tried only where it does not fit
+    without: recompute, and tensor parallelism across machines.
 
     Args:
         request: what the arguments ask.
@@ -257,18 +261,22 @@ def search(
         most: plans to return.
     """
     trial = _Trial(request, free, facts_of(architecture, counts, name), counts, numbers, keeping, device, limit)
-    found, candidates = trial.found, []
+    found = trial.found
+    candidates: list[Ranked] = []
     small: dict[tuple[int, int, int], tuple[int, _Way]] = {}
-    for way in _ways(request, free, trial.model):
-        found.tried += 1
-        least = trial.states(way)
-        if least > limit:
-            if least < small.get(way.key, (least + 1, way))[0]:
-                small[way.key] = (least, way)
-        elif trial.legal(way):
-            best = trial.best(way)
-            if best is not None:
-                candidates.append(best)
+    tensors = [d for d in _divisors(request.world) if counts.config.num_attention_heads % d == 0]
+    machine = device.near(request.world, request.nodes)
+    for among in ([d for d in tensors if d <= machine], [d for d in tensors if d > machine]):
+        for way in () if candidates else _ways(request, free, trial.model, among):
+            found.tried += 1
+            least = trial.states(way)
+            if least > limit:
+                if least < small.get(way.key, (least + 1, way))[0]:
+                    small[way.key] = (least, way)
+            elif trial.legal(way):
+                best = trial.best(way)
+                if best is not None:
+                    candidates.append(best)
     for key, (least, way) in small.items():
         if key not in found.least and trial.legal(way):
             found.least[key] = least
@@ -315,8 +323,7 @@ class _Trial:
 
     def legal(self, way: _Way) -> bool:
         """Judge a way by the composer's rules, and remember why not."""
-        first = replace(way.asked(self.request, self.free), sequence_parallel=False)
-        broken = first_broken(Case(first.resolved(), self.model))
+        broken = first_broken(Case(way.asked(self.request, self.free).resolved(), self.model))
         if broken is not None:
             count, why = self.found.illegal.get(broken.rule.name, (0, broken.why))
             self.found.illegal[broken.rule.name] = (count + 1, why)
@@ -347,18 +354,19 @@ class _Trial:
 
     def best(self, way: _Way) -> Ranked | None:
         """Return the fastest that fits; `None` if none does."""
-        asked = way.asked(self.request, self.free)
-        split = self.free.sequence_parallel and way.tensor > 1 and (asked.sequence or 0) % way.tensor == 0
-        asked = replace(asked, sequence_parallel=split or asked.sequence_parallel)
+        split = way.tensor > 1 and (self.request.sequence or 0) % way.tensor == 0
+        asked = way.asked(self.request, self.free, split)
         plan = _sketch(asked.resolved(), self.model, self.is_block)
         best: _Tried | None = None
         recompute = _RECOMPUTE if self.free.recompute else (asked.recompute,)
         for micro, accumulate in _batches(self.request, way, self.free):
-            found = self._try(replace(plan, micro_batch=micro, accumulate=accumulate), recompute)
+            found = self._try(_with(plan, micro_batch=micro, accumulate=accumulate), recompute)
             if found is None:
                 break  # a larger one needs more
             recompute = recompute[recompute.index(found.plan.recompute) :]
-            best = found if best is None else _faster(best, found)
+            if best is not None and found.speed.tokens <= best.speed.tokens:
+                break  # fewer collectives, a longer wait for other stages: it only gets slower from here
+            best = found
         if best is None:
             return None
         deep = way.pipeline > 2 and best.plan.accumulate >= 2 * way.pipeline
@@ -367,7 +375,7 @@ class _Trial:
         for virtual in _VIRTUAL if deep and "virtual_stages" not in dict(self.free.fixed) else ():
             if way.pipeline * virtual <= self.model.blocks:
                 bounds = cut(self.is_block, way.pipeline * virtual)
-                deeper = replace(best.plan, virtual_stages=virtual, stage_bounds=bounds)
+                deeper = _with(best.plan, virtual_stages=virtual, stage_bounds=bounds)
                 best = _faster(best, self._try(deeper, recompute))
         plan, memory, speed = best
         chosen = replace(
@@ -382,7 +390,7 @@ class _Trial:
     def _try(self, plan: Plan, recomputes: Sequence[Recompute]) -> _Tried | None:
         """The plan with the first sort of recompute that makes it fit."""
         for recompute in recomputes:
-            plan = replace(plan, recompute=recompute) if recompute != plan.recompute else plan
+            plan = _with(plan, recompute=recompute) if recompute != plan.recompute else plan
             stages = distinct_stages(plan, self.counts)
             mean = {stage: _mean(plan, self.counts, stage) for stage in stages}
             memory = predict_memory(plan, self.counts, self.numbers, self.keeping, self.device.process, mean, stages)
@@ -400,6 +408,13 @@ class _Tried(NamedTuple):
 
 
 _RECOMPUTE: tuple[Recompute, ...] = ("none", "full")
+
+
+def _with(plan: Plan, **changes: Any) -> Plan:
+    """As `dataclasses.replace`, which takes ten times as long: a search does it thousands of times."""
+    changed = object.__new__(Plan)
+    changed.__dict__.update(plan.__dict__, **changes)
+    return changed
 
 
 def _faster(one: _Tried, other: _Tried | None) -> _Tried:

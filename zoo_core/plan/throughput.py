@@ -6,7 +6,7 @@ and its collectives follow each other, and gradients are reduced once a step (st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from zoo_core.config import ModelConfig
@@ -62,11 +62,6 @@ def flops_of_token(counts: Counted, sequence: int) -> float:
         multiplied += sizes.multiplied + sizes.multiplied_expert * config.experts_per_token
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_size * sequence
     return 6.0 * multiplied + attention
-
-
-def _machine(plan: Plan, device: Hardware) -> int:
-    """Devices of a machine: what the request says, else what the description does."""
-    return plan.local_world if plan.nodes > 1 else device.devices
 
 
 def _ring(size: float, degree: int, stride: int, machine: int, device: Hardware, passes: int = 1) -> float:
@@ -139,7 +134,7 @@ def predict_speed(plan: Plan, counts: Counted, numbers: Numbers, keeping: Keepin
     Raises:
         ConfigError: the device does not compute in the run's element type.
     """
-    work, machine = work_of(plan, counts.config), _machine(plan, device)
+    work, machine = work_of(plan, counts.config), device.near(plan.world, plan.nodes)
     times = [
         _stage_time(stage_kinds(plan, counts, stage), work, machine, counts.config, numbers, keeping, device)
         for stage in distinct_stages(plan, counts)
@@ -148,7 +143,7 @@ def predict_speed(plan: Plan, counts: Counted, numbers: Numbers, keeping: Keepin
     if plan.pipeline > 1:
         hidden = work.tokens * counts.config.hidden_size * numbers.compute_bytes
         sent = 2 * plan.virtual_stages * _ring(hidden, 2, plan.tensor * plan.sharding, machine, device)
-        slowest = replace(slowest, tensor=slowest.tensor + sent)
+        slowest = _StageTime(slowest.compute, slowest.memory, slowest.tensor + sent)
     waiting = (plan.pipeline - 1) / plan.virtual_stages
     busy = plan.accumulate * slowest.total
     bubble = waiting * slowest.total

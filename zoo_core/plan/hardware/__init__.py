@@ -74,6 +74,12 @@ class Hardware:
             bandwidth=self.bandwidth / processes,
         )
 
+    def near(self, world: int, nodes: int) -> int:
+        """Processes of one machine: as the request has machines, else as many as a machine has devices."""
+        if nodes > 1:
+            return world // nodes
+        return world if self.device == "cpu" else self.devices
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with what `hardware` reads."""
         return asdict(self)
