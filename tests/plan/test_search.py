@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from itertools import product
+from random import Random
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_the_command_ranks(capsys):
     assert speeds == sorted(speeds, reverse=True)
     for plan in plans:
         made = plan["prediction"]
-        assert made["memory_mb"] <= 81920 and made["fits"] and 0 < made["mfu"] < 1
+        assert made["memory_mb"] <= 81920 - 3072 == made["memory_limit_mb"] and made["fits"] and 0 < made["mfu"] < 1
         for stage in made["stages"]:
             parts = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
             assert sum(stage[f"{part}_mb"] for part in parts) == pytest.approx(stage["memory_mb"], abs=0.5)
@@ -166,6 +167,11 @@ def test_published_runs_are_shown(capsys):
     assert all(abs(row["memory_error"]) < 0.05 and abs(row["speed_error"]) < 0.1 for row in rows)
 
 
+def test_memory_that_is_all_reserve(capsys):
+    status, _, err = zoo(capsys, "plan", "llama-7b", "--world", "8", "--memory", "3G")
+    assert status == 2 and "leaves nothing" in err
+
+
 def test_sizes_that_are_none(capsys):
     for text in ("80X", "-1G", "", "0"):
         status, _, err = zoo(capsys, "plan", "llama-7b", "--world", "8", "--memory", text)
@@ -188,7 +194,7 @@ def test_what_is_not_possible_is_explained(capsys):
 def test_what_does_not_fit_is_explained(capsys):
     words = ("plan", "facebook/llama-13b", "--world", "8", "--memory", "30G", "--explain")
     _, out, _ = zoo(capsys, *words, *HALF_FLAGS)
-    assert "sharding stage1: memory (framework)" in out and "MB a rank, and there are 30720" in out
+    assert "sharding stage1: memory (framework)" in out and "MB a rank, and there are 27648" in out
 
 
 def test_a_plugin_s_refusal_is_called_its_own(fake_family):
@@ -205,21 +211,49 @@ def test_a_plugin_s_refusal_is_called_its_own(fake_family):
 
 
 SCRIPT = """
-import sys, time
+import sys
 from zoo_core.cli import main
-start = time.process_time()
 status = main(sys.argv[1:])
-print("seconds", time.process_time() - start, file=sys.stderr)
 assert "paddle" not in sys.modules and "numpy" not in sys.modules
 sys.exit(status)
 """
 
 
 @pytest.mark.parametrize("name", ["facebook/llama-65b", "deepseek-ai/DeepSeek-V3"])
-def test_a_thousand_devices_are_planned_without_paddle(name):
+def test_a_thousand_devices_are_planned_within_a_second_without_paddle(name):
+    """The best of a few starts, in processor time: other work on the machine is not the planner's."""
     words = ["plan", name, "--world", "1024", "--nnodes", "128", "--memory", "80G", *HALF_FLAGS, "--json"]
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["plans"]
-    assert time.monotonic() - start < 60
+    took = []
+    while len(took) < 5 and min(took, default=9.0) >= 1.0:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", SCRIPT, *words], capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["plans"]
+    assert min(took) < 1.0
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen/qwen-7b", "Qwen/Qwen2.5-7B", "deepseek-ai/DeepSeek-V3", "gpt3-1.3B", "facebook/opt-125m"]
+)
+def test_random_requests_are_judged_as_the_composer_judges_them(name):
+    """The search knows the compact table only; the composer, every row."""
+    found = registry().find(name)
+    config = found.config.replace(num_hidden_layers=min(found.config.num_hidden_layers, 6))
+    full = facts(found.architecture, config)
+    compact = facts_of(found.architecture, counted(found.architecture, config), name)
+    random, legal = Random(name), 0
+    for _ in range(200):
+        request = Request(
+            world=random.choice((4, 8, 12, 16, 24)), tensor=random.choice((1, 1, 2, 2, 3, 4, 5, 8)),
+            pipeline=random.choice((1, 1, 1, 2, 3, 4, 8)), sharding=random.choice((None, None, None, 2, 4)),
+            sharding_stage=random.choice((0, 0, 1, 1, 2, 3)), expert=random.choice((1,) * 8 + (2, 4, 7)),
+            virtual_stages=random.choice((1, 1, 1, 2)), accumulate=random.choice((1, 4, 16)),
+            sequence_parallel=random.random() < 0.3, sequence=random.choice((64, 128, 130, 4096)),
+            data=random.choice((None,) * 6 + (2,)), task=random.choice(("pretrain", "sft", "prefix")),
+        )  # fmt: skip
+        ours, theirs = ([v.rule.name for v in judge(request, model) if not v.legal] for model in (compact, full))
+        assert ours == theirs
+        legal += not ours
+    assert 10 < legal < 190

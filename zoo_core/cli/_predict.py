@@ -42,7 +42,7 @@ class Aim:
 
     Args:
         device: description of the hardware.
-        limit: bytes that a rank may hold.
+        limit: bytes that a rank may hold: the device's memory, or what `--memory` says, without the reserve.
         numbers, keeping: of the run on it.
         counts: the model, counted.
     """
@@ -101,7 +101,9 @@ def aim_at(
     else:
         device = default_hardware(device_of(arguments.training.device))
     device = device.shared_by(processes)
-    limit = parse_memory(memory) if memory is not None else device.memory
+    limit = (parse_memory(memory) if memory is not None else device.memory) - device.reserve
+    if limit <= 0:
+        raise ConfigError(f"--memory {memory} leaves nothing", f"{device.reserve / MB:.0f} MB of it are reserved", "")
     numbers = numbers_of(arguments, device.device)
     device.peak(numbers.compute)
     return Aim(device, limit, numbers, keeping_of(arguments, device.device), counted(found.architecture, config))

@@ -118,7 +118,7 @@ def _measured(kind: str, base: Hardware, seconds: float) -> Hardware:
         memory = free_memory() or base.memory
     else:
         note = f"{paddle.device.cuda.get_device_name()}, measured by zoo calibrate; links as {base.name} has them"
-        memory = int(paddle.device.cuda.get_device_properties().total_memory) - 2**30
+        memory = int(paddle.device.cuda.get_device_properties().total_memory)
     return replace(
         base,
         device=kind,

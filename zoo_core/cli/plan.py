@@ -159,7 +159,8 @@ def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: Mapping[str, A
         print_json({"plans": [found_dict(one) for one in plans.ranked], **as_json})
         return 0
     print(_head(best.plan, count_text(aim.counts.parameters), scale))
-    limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices"
+    reserve = f" ({aim.device.reserve / MB:.0f} of its memory in reserve)" if aim.device.reserve else ""
+    limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices{reserve}"
     print(f"hardware   {aim.device.name}, {limit}; {aim.numbers}")
     for remark in _remarks(aim):
         print(f"remark     {remark}")

@@ -96,7 +96,7 @@ def predict(
     """Return the prediction of a plan.
 
     Args:
-        limit: bytes that a rank may hold; `None` is the device's memory.
+        limit: bytes that a rank may hold; `None` is the device's memory but its reserve.
         owned, stages: see `predict_memory`.
 
     Raises:
@@ -104,4 +104,4 @@ def predict(
     """
     memory = predict_memory(plan, counts, numbers, keeping, device.process, owned, stages)
     speed = predict_speed(plan, counts, numbers, keeping, device)
-    return Prediction(device, device.memory if limit is None else limit, numbers, memory, speed)
+    return Prediction(device, device.memory - device.reserve if limit is None else limit, numbers, memory, speed)

@@ -23,7 +23,9 @@ class Hardware:
     Args:
         name: what `--hardware` calls it.
         device: "gpu" or "cpu".
-        memory: bytes of a device that a process can allocate.
+        memory: bytes of a device.
+        reserve: bytes of it that no tensor can have: of the driver, of collectives, lost between blocks. PaddleNLP's
+            published runs have 2 to 3 GB of them.
         flops: dense peak of matrix products in FLOP/s, by element type; the types it lacks are absent.
         bandwidth: bytes a second between the device and its memory.
         link: bytes a second, each way, between a device and the others of its machine.
@@ -50,6 +52,7 @@ class Hardware:
     links: float = 0.75
     latency: float = 2e-5
     process: int = 0
+    reserve: int = 0
     note: str = ""
 
     def peak(self, dtype: str) -> float:
