@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import pytest
 
 from zoo_core import layout
+from zoo_core.arguments import load_arguments
 from zoo_core.errors import ConfigError
 from zoo_core.known import KNOWN
 from zoo_core.plan import Request, compose, owners, share
 from zoo_core.plan.counts import compact_table, counted
 from zoo_core.plan.hardware import hardware, hardware_names
 from zoo_core.plan.memory import owned_elements, predict_memory, stage_elements
-from zoo_core.plan.precision import Keeping, Numbers
+from zoo_core.plan.precision import Keeping, Numbers, has_flash, keeping_of
 from zoo_core.plan.published import PUBLISHED, predicted
 from zoo_core.registry import registry
 
@@ -160,3 +162,25 @@ def test_the_compact_table_names_the_first_expert_only():
     experts = [name for name in table if ".experts." in name]
     assert experts and all(".experts.0." in name for name in experts)
     assert all(len(table[name].experts) == 256 for name in experts)
+
+
+@pytest.mark.parametrize(
+    ("name", "flash"),
+    [
+        ("facebook/llama-7b", True), ("gpt3-13B", True), ("THUDM/chatglm2-6b", True), ("deepseek-ai/DeepSeek-V3", True),
+        ("bigscience/bloom-7b1", False), ("baichuan-inc/Baichuan2-13B-Base", False), ("THUDM/chatglm-6b", False),
+        ("THUDM/glm-10b", False), ("baichuan-inc/Baichuan2-7B-Base", True),
+    ],
+)  # fmt: skip
+def test_flash_kernels_are_counted_where_they_work(name, flash):
+    """As `zoo_ops.core_attention` decides: without a bias, without a prompt that is read both ways."""
+    architecture, config, counts = model(name)
+    assert has_flash(architecture.capabilities, config) is flash
+    words = ["--model", name, "--use_flash_attention", "--bf16", "--fp16_opt_level", "O2"]
+    keeping = keeping_of(load_arguments("pretrain", (), words), "gpu", flash)
+    plan = compose(Request(sequence=1024), architecture, config)
+    (kept,), (scored,) = (
+        predict_memory(plan, counts, HALF, one) for one in (keeping, replace(keeping, flash_attention=False))
+    )
+    drops = getattr(config, "attention_probs_dropout_prob", 0) or getattr(config, "attention_dropout_prob", 0)
+    assert (kept.activations < scored.activations) is (flash and not drops)

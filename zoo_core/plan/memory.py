@@ -18,7 +18,7 @@ from zoo_core import layout
 from zoo_core.config import ModelConfig
 from zoo_core.plan.counts import Counted, Kind, LayerSizes
 from zoo_core.plan.plan import Plan
-from zoo_core.plan.precision import Keeping, Numbers
+from zoo_core.plan.precision import Keeping, Numbers, rotates
 from zoo_core.plan.work import Work, work_of
 
 __all__ = [
@@ -168,7 +168,7 @@ def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Num
     if sizes.attention_row:
         attention += 4 * heads
         scores = _scores(work, config, heads, width, keeping)
-        if keeping.rope == "float32" and _rotates(config):
+        if keeping.rope == "float32" and rotates(config):
             kv = max(config.kv_heads // work.tensor, 1)
             attention += keeping.rope_copies * 4 * (heads + kv) * config.head_size
     kept = attention + scores + width * (sizes.outputs + sizes.row_inputs)
@@ -210,11 +210,6 @@ def _drops(config: ModelConfig) -> bool:
     """Whether attention's weights are dropped out."""
     names = ("attention_probs_dropout_prob", "attention_dropout_prob", "attention_dropout")
     return any(getattr(config, name, 0.0) for name in names)
-
-
-def _rotates(config: ModelConfig) -> bool:
-    """Whether queries and keys are rotated."""
-    return hasattr(config, "rope_theta") and getattr(config, "position_embedding", "rope") == "rope"
 
 
 @dataclass(frozen=True)
