@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_core.generate.choice import Sampling, choose, probabilities
-    from zoo_core.generate.decode import Logits, decode
+    from zoo_core.generate.decoding import Logits, decode
     from zoo_core.generate.model import TextModel, load_model
     from zoo_core.generate.stream import TextStream
 
@@ -24,7 +24,7 @@ __all__ = [
 
 _HOMES = {
     "zoo_core.generate.choice": ("Sampling", "choose", "probabilities"),
-    "zoo_core.generate.decode": ("Logits", "decode"),
+    "zoo_core.generate.decoding": ("Logits", "decode"),
     "zoo_core.generate.model": ("TextModel", "load_model"),
     "zoo_core.generate.stream": ("TextStream",),
 }

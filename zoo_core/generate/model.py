@@ -19,7 +19,7 @@ from zoo_core.engine.mesh import make_mesh
 from zoo_core.engine.state import check_files, from_checkpoint
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.choice import Sampling
-from zoo_core.generate.decode import Logits, decode
+from zoo_core.generate.decoding import Logits, decode
 from zoo_core.generate.stream import TextStream
 from zoo_core.plan import Request, compose
 from zoo_core.registry import Architecture, find
