@@ -202,6 +202,7 @@ class Engine:
                 loss = self._loss(logits, batch.labels) / len(batches)
             loss.backward()
             total = total + loss.detach()
+            del loss, logits  # or they stay, a vocabulary wide, beside the next micro batch's
         return total
 
     def _run_pipeline(self, batches: Sequence[Batch]) -> Any:
