@@ -148,21 +148,31 @@ def flat_of(array: np.ndarray, flat: tuple[int, int]) -> np.ndarray:
 
 def run_ranks(size: int, work: Callable[[Ranks], Any]) -> list[Any]:
     """Call `work` for each of `size` ranks at once; return what each returned, or the exception it raised."""
-    board: list[str] = [""] * size
-    gate = threading.Barrier(size, timeout=30)
+    said: list[list[str]] = [[] for _ in range(size)]
+    told, gone = threading.Condition(), set()
 
     def exchange(rank: int, text: str) -> list[str]:
-        board[rank] = text
-        gate.wait()
-        everyone = list(board)
-        gate.wait()
-        return everyone
+        """A rank that went after it spoke is heard; one that went before breaks the exchange."""
+        with told:
+            said[rank].append(text)
+            turn = len(said[rank])
+            told.notify_all()
+
+            def silent() -> set[int]:
+                return {r for r in range(size) if len(said[r]) < turn}
+
+            if not told.wait_for(lambda: not silent() or gone & silent(), 30) or silent():
+                raise threading.BrokenBarrierError
+            return [texts[turn - 1] for texts in said]
 
     def one(rank: int) -> Any:
         try:
             return work(Ranks(rank, size, lambda text: exchange(rank, text)))
         except Exception as error:
-            gate.abort() if not hasattr(error, "what") else None
+            if not hasattr(error, "what"):
+                with told:
+                    gone.add(rank)
+                    told.notify_all()
             return error
 
     with ThreadPoolExecutor(size) as pool:
