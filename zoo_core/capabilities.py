@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from zoo_core.config import ModelConfig
 
-__all__ = ["Capabilities", "Exclusion", "ModelEntry", "State", "Support"]
+__all__ = ["Capabilities", "Exclusion", "ModelEntry", "State", "Support", "unrecorded"]
 
 State = Literal["verified", "declared", "refused", "not applicable", "untested"]
 
@@ -24,6 +24,17 @@ class Support:
 
     state: State
     why: str = ""
+
+
+_PRETRAINING = (
+    *("pretrain", "data_parallel", "tensor_parallel", "sequence_parallel", "pipeline_parallel", "virtual_pipeline"),
+    *("sharding_stage1", "sharding_stage2", "sharding_stage3", "recompute"),
+)
+
+
+def unrecorded(*more: str) -> dict[str, Support]:
+    """The cells of a family that pretrains under every plan and has no recorded run yet; `more` are further such."""
+    return {name: Support("declared", "no recorded run") for name in (*_PRETRAINING, *more)}
 
 
 @dataclass(frozen=True)

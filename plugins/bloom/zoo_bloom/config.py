@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 
@@ -161,19 +161,6 @@ _SMALL: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 
-_STRATEGIES = (
-    "pretrain",
-    "data_parallel",
-    "tensor_parallel",
-    "sequence_parallel",
-    "pipeline_parallel",
-    "virtual_pipeline",
-    "sharding_stage1",
-    "sharding_stage2",
-    "sharding_stage3",
-    "recompute",
-)
-
 CAPABILITIES = Capabilities(
     family="bloom",
     config_class=BloomConfig,
@@ -181,7 +168,7 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
+        **unrecorded(),
         "flash_attention": Support("declared", "a GPU"),
     },
 )

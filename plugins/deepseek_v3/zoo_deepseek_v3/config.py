@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 from zoo_ops import RopeScaling
@@ -239,20 +239,6 @@ _SMALL: dict[str, Any] = {
     "rope_scaling": RopeScaling("yarn", 4.0, original_max_position_embeddings=256, mscale=1.0, mscale_all_dim=1.0),
 }
 
-_STRATEGIES = (
-    "pretrain",
-    "data_parallel",
-    "tensor_parallel",
-    "sequence_parallel",
-    "pipeline_parallel",
-    "virtual_pipeline",
-    "expert_parallel",
-    "sharding_stage1",
-    "sharding_stage2",
-    "sharding_stage3",
-    "recompute",
-)
-
 CAPABILITIES = Capabilities(
     family="deepseek_v3",
     config_class=DeepseekV3Config,
@@ -260,7 +246,7 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **{name: Support("declared", "no recorded run") for name in _STRATEGIES},
+        **unrecorded("expert_parallel"),
         "flash_attention": Support("declared", "a GPU"),
     },
 )
