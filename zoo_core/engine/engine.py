@@ -115,6 +115,7 @@ class Engine:
         else:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
+        self._routers = [layer for layer in layers.sublayers() if isinstance(layer, Router)]
         self.held = self._stage.held
         self.tied = tied_across_stages(plan, self.table)
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
@@ -185,7 +186,7 @@ class Engine:
 
     def _balance_experts(self) -> None:
         """Let each router of this rank see the load of the whole step."""
-        routers = [layer for layer in self.layers.sublayers() if isinstance(layer, Router) and layer.load_E is not None]
+        routers = [router for router in self._routers if router.load_E is not None]
         if not routers:
             return
         load_RE = paddle.stack([router.load_E for router in routers])

@@ -162,24 +162,16 @@ def _own_group(rank: int, every: Sequence[tuple[int, ...]]) -> Any:
 
 def _copies_groups(plan: Plan, rank: int) -> dict[int, Any]:
     """For every number of copies a key/value head may have, the group of the ranks that hold the same one."""
-    groups = {}
-    for copies in (c for c in range(2, plan.tensor + 1) if plan.tensor % c == 0):
-        for first in range(0, plan.world, copies):
-            ranks = list(range(first, first + copies))  # the tensor axis varies fastest, so copies are neighbours
-            group = dist.new_group(ranks)
-            if rank in ranks:
-                groups[copies] = group
-    return groups
+    # the tensor axis varies fastest, so copies are neighbours
+    return {
+        copies: _own_group(rank, [tuple(range(first, first + copies)) for first in range(0, plan.world, copies)])
+        for copies in range(2, plan.tensor + 1)
+        if plan.tensor % copies == 0
+    }
 
 
 def _ends_group(plan: Plan, rank: int) -> Any:
     if plan.pipeline == 1:
         return None
-    found = None
-    for other in range(plan.world):
-        if plan.coordinates(other).pipe == 0:
-            stages = plan.group("pipe", other)
-            group = dist.new_group([stages[0], stages[-1]])
-            if rank in (stages[0], stages[-1]):
-                found = group
-    return found
+    stages = [plan.group("pipe", other) for other in range(plan.world)]
+    return _own_group(rank, [(line[0], line[-1]) for line in stages])
