@@ -170,11 +170,10 @@ class Pasted:
 
 
 @dataclass(frozen=True)
-class Reshaped:
-    """The same elements in the same order under another shape."""
+class _View:
+    """Another tensor seen otherwise."""
 
     source: Stored
-    shape: tuple[int, ...]
 
     @property
     def key(self) -> str:
@@ -183,6 +182,13 @@ class Reshaped:
     @property
     def file(self) -> str:
         return self.source.file
+
+
+@dataclass(frozen=True)
+class Reshaped(_View):
+    """The same elements in the same order under another shape."""
+
+    shape: tuple[int, ...]
 
     @property
     def dtype(self) -> str:
@@ -190,18 +196,8 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
-class Turned:
+class Turned(_View):
     """The transpose of a matrix."""
-
-    source: Stored
-
-    @property
-    def key(self) -> str:
-        return self.source.key
-
-    @property
-    def file(self) -> str:
-        return self.source.file
 
     @property
     def dtype(self) -> str:
@@ -213,19 +209,10 @@ class Turned:
 
 
 @dataclass(frozen=True)
-class Cast:
+class Cast(_View):
     """The values of a tensor in another element type."""
 
-    source: Stored
     dtype: str
-
-    @property
-    def key(self) -> str:
-        return self.source.key
-
-    @property
-    def file(self) -> str:
-        return self.source.file
 
     @property
     def shape(self) -> tuple[int, ...]:
