@@ -16,7 +16,7 @@ from zoo_core.plan.request import Degrees, Request
 from zoo_core.plan.rules import Case, ModelFacts, Verdict, verdicts
 from zoo_core.registry import Architecture
 
-__all__ = ["compose", "facts", "judge"]
+__all__ = ["compose", "facts", "judge", "sketch"]
 
 
 def facts(architecture: Architecture, config: ModelConfig, name: str = "") -> ModelFacts:
@@ -48,9 +48,23 @@ def compose(request: Request, architecture: Architecture, config: ModelConfig, n
 
 
 def _plan(degrees: Degrees, model: ModelFacts) -> Plan:
-    r = degrees.request
     is_block = tuple(layer.is_block for layer in model.layers)
     prefixes = tuple(layer.prefix for layer in model.layers)
+    return replace(
+        sketch(degrees, model, is_block),
+        layers=prefixes,
+        labels=labels(owners(model.table, prefixes, is_block), prefixes),
+        remarks=(*degrees.remarks, *_layout_remarks(model, degrees.request.tensor), *_schedule_remarks(degrees)),
+    )
+
+
+def sketch(degrees: Degrees, model: ModelFacts, is_block: tuple[bool, ...]) -> Plan:
+    """The plan without its texts: no names of layers, no remarks; a search makes many of them.
+
+    Args:
+        is_block: for each pipeline layer, whether it is a decoder block.
+    """
+    r = degrees.request
     return Plan(
         world=r.world,
         data=degrees.data,
@@ -67,10 +81,7 @@ def _plan(degrees: Degrees, model: ModelFacts) -> Plan:
         recompute_interval=r.recompute_interval,
         offload=r.offload,
         stage_bounds=cut(is_block, degrees.chunks, r.pipeline_cuts),
-        layers=prefixes,
-        labels=labels(owners(model.table, prefixes, is_block), prefixes),
         blocks=is_block,
-        remarks=(*degrees.remarks, *_layout_remarks(model, r.tensor), *_schedule_remarks(degrees)),
         nodes=r.nodes,
         device=r.device,
         model=model.name,

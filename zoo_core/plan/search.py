@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from zoo_core.arguments import Arguments
 from zoo_core.errors import PlanError
+from zoo_core.plan.composer import sketch
 from zoo_core.plan.counts import Counted
 from zoo_core.plan.cut import cut
 from zoo_core.plan.hardware import Hardware
@@ -15,7 +16,7 @@ from zoo_core.plan.memory import StageMemory, distinct_stages, predict_memory
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.precision import Keeping, Numbers
 from zoo_core.plan.predict import Prediction, predict
-from zoo_core.plan.request import Degrees, Recompute, Request
+from zoo_core.plan.request import Recompute, Request
 from zoo_core.plan.rules import Case, ModelFacts, first_broken
 from zoo_core.plan.throughput import Speed, predict_speed
 from zoo_core.registry import Architecture
@@ -209,33 +210,6 @@ def _batches(request: Request, way: _Way, free: Free) -> Iterator[tuple[int, int
             yield micro, mine // micro
 
 
-def _sketch(degrees: Degrees, model: ModelFacts, is_block: tuple[bool, ...]) -> Plan:
-    """The plan without its texts."""
-    r = degrees.request
-    return Plan(
-        world=r.world,
-        data=degrees.data,
-        sharding=degrees.sharding,
-        sharding_stage=r.sharding_stage,
-        tensor=r.tensor,
-        pipeline=r.pipeline,
-        virtual_stages=r.virtual_stages,
-        sequence_parallel=r.sequence_parallel,
-        expert=r.expert,
-        micro_batch=r.micro_batch,
-        accumulate=r.accumulate,
-        recompute=r.recompute,
-        recompute_interval=r.recompute_interval,
-        offload=r.offload,
-        stage_bounds=cut(is_block, degrees.chunks, r.pipeline_cuts),
-        blocks=is_block,
-        nodes=r.nodes,
-        device=r.device,
-        model=model.name,
-        sequence=r.sequence,
-    )
-
-
 def search(
     request: Request,
     free: Free,
@@ -356,7 +330,7 @@ class _Trial:
         """Return the fastest that fits; `None` if none does."""
         split = way.tensor > 1 and (self.request.sequence or 0) % way.tensor == 0
         asked = way.asked(self.request, self.free, split)
-        plan = _sketch(asked.resolved(), self.model, self.is_block)
+        plan = sketch(asked.resolved(), self.model, self.is_block)
         best: _Tried | None = None
         recompute = _RECOMPUTE if self.free.recompute else (asked.recompute,)
         for micro, accumulate in _batches(self.request, way, self.free):
