@@ -18,15 +18,25 @@ __all__ = ["Architecture"]
 
 
 class Architecture:
-    """One family: its capabilities, and the other four hooks routed to the plugin that owns it."""
+    """One family: its capabilities, and the other four hooks routed to the plugin that owns it.
+
+    `folder` is that of the plugin's package, where its evidence lies; `None` for a plugin that is no package.
+    """
 
     def __init__(
-        self, name: str, capabilities: Capabilities, hooks: _contract.Hooks, source: str, version: str
+        self,
+        name: str,
+        capabilities: Capabilities,
+        hooks: _contract.Hooks,
+        source: str,
+        version: str,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.capabilities = capabilities
         self.distribution = source
         self.version = version
+        self.folder = folder
         self._hooks = hooks
 
     def __repr__(self) -> str:

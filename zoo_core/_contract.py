@@ -6,12 +6,12 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pluggy
 
 from zoo_core import hookspecs
-from zoo_core.capabilities import Capabilities, ModelEntry, Support
+from zoo_core.capabilities import CELLS, MODES, Capabilities, Declaration, ModelEntry, Support
 from zoo_core.config import ModelConfig
 from zoo_core.errors import PluginError, nearest
 from zoo_core.hookspecs import CONTRACT_VERSION
@@ -176,12 +176,35 @@ def capabilities_fault(found: Any) -> str:
         if entry.name.casefold() in seen:
             return f"capabilities() lists the model {entry.name!r} twice"
         seen.add(entry.name.casefold())
-    for name, cell in found.cells.items():
-        if not isinstance(cell, Support):
-            return f"capabilities().cells[{name!r}] is {type(cell).__name__}, not Support"
+    for where, cells in (("", found.cells), *((f" of the model {e.name}", e.cells) for e in found.models)):
+        for name, cell in cells.items():
+            problem = _cell_fault(name, cell)
+            if problem:
+                return f"capabilities().cells[{name!r}]{where} {problem}"
+    for pair in found.exclusions:
+        for name in (pair.first, pair.second):
+            if name not in CELLS and name not in MODES:
+                near = nearest(name, [*CELLS, *MODES])
+                return f"capabilities().exclusions names {name!r}, which is nothing" + _meant(near)
     fields = {field.name for field in dataclasses.fields(found.config_class)}
     for scale, changes in found.scales.items():
         unknown = [name for name in changes if name not in fields]
         if unknown:
             return f"capabilities().scales[{scale!r}] sets {unknown[0]!r}, which {found.config_class.__name__} lacks"
+    return ""
+
+
+def _meant(near: str) -> str:
+    return f"; did you mean {near!r}?" if near else "; zoo_core.capabilities.CELLS has the names"
+
+
+def _cell_fault(name: str, cell: Any) -> str:
+    if name not in CELLS:
+        return "is no cell of the matrix" + _meant(nearest(name, CELLS))
+    if not isinstance(cell, Support):
+        return f"is {type(cell).__name__}, not Support"
+    if cell.state not in get_args(Declaration):
+        return f"says {cell.state!r}; a plugin says " + ", ".join(get_args(Declaration)) + ", tests record the rest"
+    if cell.state != "declared" and not cell.why:
+        return f"is {cell.state} without a reason"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from zoo_core import _contract
@@ -119,7 +120,9 @@ class Intake:
         if fault or capabilities is None:
             self._reject(candidate, fault)
             return None
-        return candidate, Architecture(candidate.name, capabilities, hooks, candidate.distribution, candidate.version)
+        folder = next((Path(path) for path in getattr(candidate.plugin, "__path__", ())), None)
+        source = (candidate.distribution, candidate.version)
+        return candidate, Architecture(candidate.name, capabilities, hooks, *source, folder)
 
     def _without_clashes(self, found: Sequence[tuple[Candidate, Architecture]]) -> list[Architecture]:
         """Drop every plugin that claims what another one claims too, naming both."""

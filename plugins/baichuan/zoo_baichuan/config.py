@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, declared
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 
@@ -158,7 +158,11 @@ _V2: dict[str, Any] = {**_V1, "vocab_size": _V2_VOCABULARY, "normalize_head": Tr
 
 
 def _entry(name: str, note: str, **config: Any) -> ModelEntry:
-    return ModelEntry(f"baichuan-inc/{name}", BaichuanConfig(**config), note)
+    made = BaichuanConfig(**config)
+    return ModelEntry(f"baichuan-inc/{name}", made, note, _ALIBI_CELLS if made.position_embedding == "alibi" else {})
+
+
+_ALIBI_CELLS = {"flash_attention": Support("not applicable", "its kernels take no bias, and ALiBi is one")}
 
 
 _MODELS = (
@@ -199,7 +203,8 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **unrecorded(),
-        "flash_attention": Support("declared", "a GPU; ALiBi (13B) takes another kernel"),
+        **declared(),
+        "expert_parallel": Support("not applicable", "its blocks have no experts"),
+        "flash_attention": Support("declared", "a GPU"),
     },
 )

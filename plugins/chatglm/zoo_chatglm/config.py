@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, declared
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 
@@ -169,9 +169,11 @@ _V2 = ChatGLMConfig(
     pad_token_id=0,
 )
 
+_V1_CELLS = {"flash_attention": Support("not applicable", "its kernels have no prompt that is read both ways")}
+
 _MODELS = (
-    ModelEntry("THUDM/chatglm-6b", _V1, "chat, v1, 2k context"),
-    ModelEntry("THUDM/chatglm-6b-v1.1", _V1, "chat, v1.1, 2k context"),
+    ModelEntry("THUDM/chatglm-6b", _V1, "chat, v1, 2k context", _V1_CELLS),
+    ModelEntry("THUDM/chatglm-6b-v1.1", _V1, "chat, v1.1, 2k context", _V1_CELLS),
     ModelEntry("THUDM/chatglm2-6b", _V2, "chat, v2, 32k context"),
 )
 
@@ -208,7 +210,8 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **unrecorded(),
+        **declared(),
+        "expert_parallel": Support("not applicable", "its blocks have no experts"),
         "flash_attention": Support("declared", "a GPU"),
     },
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, declared
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 
@@ -220,7 +220,8 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **unrecorded(),
+        **declared(),
+        "expert_parallel": Support("not applicable", "its blocks have no experts"),
         "flash_attention": Support("not applicable", "its kernels have no prefix that is read both ways"),
     },
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo_core.capabilities import Capabilities, ModelEntry, Support, unrecorded
+from zoo_core.capabilities import Capabilities, ModelEntry, Support, declared
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
 
@@ -202,7 +202,8 @@ CAPABILITIES = Capabilities(
     models=_MODELS,
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
-        **unrecorded(),
-        "flash_attention": Support("declared", "a GPU"),
+        **declared(),
+        "expert_parallel": Support("not applicable", "its blocks have no experts"),
+        "flash_attention": Support("declared", "a GPU; not with attention dropout"),
     },
 )
