@@ -69,7 +69,8 @@ def test_the_loss_is_the_mean_over_labelled_tokens_of_all_micro_batches():
     made = engine()
     fields = batches(2, unlabelled=5)
     result = made.train_step(fields, 0.0)
-    total, tokens = made.evaluate(fields)
+    total, tokens, correct = made.evaluate(fields)
+    assert correct == 0
     assert tokens == result.tokens == 2 * 2 * 8 - 5
     assert result.loss == pytest.approx(total / tokens, rel=1e-6)
 

@@ -35,7 +35,7 @@ def test_evaluation(trained, model, layout):
     single = trained.of(task_id(model, "single"))["steps"]["evaluations"]
     found = trained.of(task_id(model, layout))["steps"]["evaluations"]
     assert len(found) == 1
-    for (total, tokens), (expected, count) in zip(found, single, strict=True):
+    for (total, tokens, _), (expected, count, _) in zip(found, single, strict=True):
         assert tokens == count
         np.testing.assert_allclose(total / tokens, expected / count, **TOLERANCE)
 

@@ -12,7 +12,7 @@ from zoo_core.errors import ConfigError
 from zoo_core.registry import find
 from zoo_core.train.labels import as_trained
 from zoo_core.train.log import Speed, StepLine, span_text
-from zoo_core.train.pretrain import resume_command
+from zoo_core.train.loop import resume_command
 from zoo_core.train.record import LossTable, event_kinds
 from zoo_core.train.usage import Usage, flops_per_token, peak_flops
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -13,6 +13,7 @@ from paddle import nn
 from paddle.distributed.fleet.meta_parallel import LayerDesc, PipelineLayer
 
 from zoo_core.config import ModelConfig
+from zoo_core.engine.accuracy import count_correct
 from zoo_core.engine.build import Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
 from zoo_core.engine.mesh import Mesh
@@ -24,7 +25,7 @@ from zoo_ops import Batch, Router, cross_entropy, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
-__all__ = ["Engine", "MicroBatch", "StepResult", "to_batch"]
+__all__ = ["Engine", "EvalSums", "MicroBatch", "StepResult", "to_batch"]
 
 MicroBatch = Mapping[str, "np.ndarray[Any, Any]"]
 """`input_ids` and `labels`, int64 [B, S], and perhaps other fields of `zoo_ops.Batch`."""
@@ -45,6 +46,20 @@ class StepResult:
     grad_norm: float
     tokens: int
     stop: bool = False
+
+
+class EvalSums(NamedTuple):
+    """What an evaluation adds up, over all replicas.
+
+    Args:
+        loss: of the tokens that bear one, in nats.
+        tokens: how many do.
+        correct: how many of them were the most probable; 0 where that was not asked for.
+    """
+
+    loss: float
+    tokens: int
+    correct: int = 0
 
 
 def to_batch(fields: MicroBatch) -> Batch:
@@ -99,6 +114,8 @@ class Engine:
         self._feed = Feed()
         self._elements = architecture.pipe_layers(config)
         self._denominator = 1.0
+        self._correct: Any = None
+        self._shape: list[int] = []
         self._training = True
         self.pipeline: Any = None
         bounds = plan.stage_bounds or (0, len(self._elements))
@@ -149,6 +166,8 @@ class Engine:
 
     def _loss(self, logits: Any, labels: Any) -> Any:
         """The loss of a micro batch such that fleet's mean over micro batches and replicas is the global mean."""
+        if self._correct is not None:
+            self._correct += count_correct(logits, labels, **self._vocab())
         total = cross_entropy(logits, labels, **self._vocab()).sum()
         return total * self._denominator
 
@@ -210,6 +229,9 @@ class Engine:
         pipeline = self.pipeline
         pipeline.set_virtual_pipeline_rank(0)
         pipeline.processed_steps = max(pipeline.processed_steps, 1)
+        if self._shape != batches[0].input_ids.shape:  # stages remember what they send each other
+            pipeline._p2p_helper.clear_meta_cache()
+            self._shape = batches[0].input_ids.shape
         with paddle.amp.auto_cast(**self._amp):
             return pipeline.forward_backward_pipeline(_micro_batches(batches), None)
 
@@ -239,15 +261,19 @@ class Engine:
             if self.pipeline is not None:
                 (self.pipeline.train if training else self.pipeline.eval)()
 
-    def evaluate(self, batches: Sequence[MicroBatch]) -> tuple[float, int]:
-        """Return the sum of the loss over all replicas' tokens that bear one, and their number.
+    def evaluate(self, batches: Sequence[MicroBatch], accuracy: bool = False) -> EvalSums:
+        """Return sums over all replicas' tokens that bear a loss.
 
         Every replica passes the same number of micro batches, of one shape.
+
+        Args:
+            accuracy: also count the tokens that were the most probable.
         """
         plan = self.mesh.plan
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
         self._mode(training=False)
         self._denominator = 1.0
+        self._correct = paddle.zeros([]) if accuracy else None
         total = 0.0
         with paddle.no_grad(), paddle.amp.auto_cast(**self._amp):
             if self.pipeline is None:
@@ -266,7 +292,11 @@ class Engine:
                     loss = self.pipeline.eval_batch(_micro_batches(ready), compute_loss=True)
                     total += float(loss) * plan.accumulate
                 self.pipeline._p2p_helper.clear_meta_cache()
-        return self._all_replicas(total), int(tokens)
+        correct, self._correct = self._correct, None
+        if correct is not None and plan.pipeline > 1:  # the last stage has counted, the others have 0
+            dist.all_reduce(correct, group=self.mesh.hcg.get_pipe_parallel_group())
+        hits = self._all_replicas(float(correct)) if correct is not None else 0.0
+        return EvalSums(self._all_replicas(total), int(tokens), int(hits))
 
     def logits(self, fields: MicroBatch, cache: Any = None) -> Any:
         """Return logits [B, S, V] of one micro batch on the ranks of the last stage, elsewhere `None`.

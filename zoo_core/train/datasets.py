@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from zoo_core.arguments import Arguments
 from zoo_core.data import (
@@ -20,6 +22,7 @@ from zoo_core.data import (
     SampleSource,
     build_pretrain_datasets,
     builds_index,
+    collate,
     open_corpus,
     parse_input_dir,
     prefetched,
@@ -31,60 +34,11 @@ from zoo_core.train.evaluation import Evaluation
 from zoo_core.train.labels import as_trained
 from zoo_core.train.log import logger
 from zoo_core.train.prepared import Prepared
+from zoo_core.train.rundata import RunData
 
-__all__ = ["RunData", "open_data"]
+__all__ = ["open_data"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RunData:
-    """What a run reads.
-
-    Args:
-        train: the samples that are trained on.
-        valid, test: evaluations; `None` where the run makes none.
-        batches: which samples make which step.
-        max_steps: length of the run.
-        first_step, first_sample: steps and samples that are done already.
-        index_samples: samples that the training index was made for.
-        digest: of the corpora and of all that decides the order of the samples.
-        shift_labels, ahead: see `as_trained` and `prefetched`.
-    """
-
-    train: SampleSource
-    valid: Evaluation | None
-    test: Evaluation | None
-    batches: BatchPlan
-    max_steps: int
-    first_step: int
-    first_sample: int
-    index_samples: int
-    digest: str
-    shift_labels: bool = False
-    ahead: int = 0
-
-    def consumed(self, step: int) -> int:
-        """Samples that are consumed when `step` steps are done."""
-        return self.first_sample + (step - self.first_step) * self.batches.global_batch
-
-    def epoch(self, step: int) -> int:
-        """The epoch, from 0, that the samples after `step` steps belong to."""
-        return int(self.consumed(step) / self.train.samples_per_epoch)
-
-    def batch_in_epoch(self, step: int) -> int:
-        """How many steps before `step` (from 1) began in its epoch."""
-        first = -(-self.epoch(step - 1) * self.train.samples_per_epoch // self.batches.global_batch)
-        return max(0, self.consumed(step - 1) // self.batches.global_batch - int(first))
-
-    def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch ends with `step`."""
-        return self.epoch(step) > self.epoch(step - 1)
-
-    def read(self) -> Iterator[list[MicroBatch]]:
-        """Yield the micro batches of this rank, step by step."""
-        steps = train_batches(self.train, self.batches, self.first_sample)
-        return prefetched(([as_trained(b, self.shift_labels) for b in step] for step in steps), self.ahead)
 
 
 def _first_builders(mesh: Mesh, builds: bool, make: Callable[[bool], T]) -> T:
@@ -122,7 +76,19 @@ def _evaluation(
             "give --split 9,1, a larger corpus, or no evaluation",
         )
     micro = arguments.training.per_device_eval_batch_size
-    return Evaluation(source, min(len(source), micro * batches), micro, arguments.model.lm_shift_labels)
+    read = partial(_collated, source, arguments.model.lm_shift_labels)
+    return Evaluation(min(len(source), micro * batches), micro, read)
+
+
+def _collated(source: SampleSource, shift_labels: bool, rows: Sequence[npt.NDArray[np.int64]]) -> list[MicroBatch]:
+    return [as_trained(collate(source, row), shift_labels) for row in rows]
+
+
+def _steps(
+    source: SampleSource, batches: BatchPlan, first_sample: int, shift_labels: bool, ahead: int
+) -> Iterator[list[MicroBatch]]:
+    steps = train_batches(source, batches, first_sample)
+    return prefetched(([as_trained(b, shift_labels) for b in step] for step in steps), ahead)
 
 
 def open_data(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> RunData:
@@ -160,18 +126,19 @@ def open_data(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> RunData:
     iterations = training.max_evaluate_steps if training.max_evaluate_steps > 0 else training.eval_iters
     batches = BatchPlan(plan.global_batch, plan.micro_batch, mesh.replica, plan.replicas)
     batches.step_of(first_sample)
+    workers = data.dataloader_num_workers
     return RunData(
-        train,
-        _evaluation(arguments, splits.valid, iterations, training.do_eval, "validation"),
-        _evaluation(arguments, splits.test, training.test_iters or 10 * iterations, training.do_predict, "test"),
         batches,
+        partial(_steps, train, batches, first_sample, arguments.model.lm_shift_labels, workers),
+        train.samples_per_epoch,
+        data.max_seq_length,
+        data.max_seq_length,
         max_steps,
         first_step,
         first_sample,
-        index_samples,
-        digest,
-        arguments.model.lm_shift_labels,
-        data.dataloader_num_workers,
+        _evaluation(arguments, splits.valid, iterations, training.do_eval, "validation"),
+        _evaluation(arguments, splits.test, training.test_iters or 10 * iterations, training.do_predict, "test"),
+        {"digest": digest, "index_samples": index_samples},
     )
 
 

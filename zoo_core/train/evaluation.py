@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from zoo_core.data import EvalPlan, SampleSource, collate
-from zoo_core.engine.engine import Engine, MicroBatch
-from zoo_core.train.labels import as_trained
+import numpy as np
+import numpy.typing as npt
+
+from zoo_core.data import EvalPlan, MicroBatch
+from zoo_core.engine.engine import Engine
 
 __all__ = ["Evaluated", "Evaluation"]
 
@@ -18,12 +20,31 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Mean loss a token in nats, its exponential, and how much of what took how long."""
+    """What an evaluation found.
+
+    Args:
+        loss: mean of a token, in nats.
+        accuracy: part of the tokens that were the most probable, 0 to 1; `None` where the task does not ask.
+        tokens: how many bore a loss.
+        samples: how many were evaluated.
+        seconds: how long it took.
+    """
 
     loss: float
-    perplexity: float
+    accuracy: float | None
+    tokens: int
     samples: int
     seconds: float
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss."""
+        return math.exp(min(self.loss, 700.0))
+
+    def metrics(self) -> dict[str, float]:
+        """The values by the names that `metric_for_best_model` has for them."""
+        found = {"loss": self.loss, "ppl": self.perplexity}
+        return found if self.accuracy is None else {**found, "accuracy": self.accuracy}
 
 
 @dataclass(frozen=True)
@@ -31,30 +52,25 @@ class Evaluation:
     """An evaluation to be made again and again.
 
     Args:
-        dataset: of the part.
         samples: how many, from the first on.
         micro_batch: samples of one forward pass.
-        shift_labels: see `as_trained`.
+        read: rows of sample numbers, int64 [B] each, -1 for padding -> a micro batch for each, all of one shape.
+        accuracy: whether accuracy is asked for.
     """
 
-    dataset: SampleSource
     samples: int
     micro_batch: int
-    shift_labels: bool = False
+    read: Callable[[Sequence[npt.NDArray[np.int64]]], list[MicroBatch]]
+    accuracy: bool = False
 
     def run(self, engine: Engine) -> Evaluated:
         """Evaluate; every rank calls it and gets the same."""
         begin, mesh = time.perf_counter(), engine.mesh
         plan = EvalPlan(self.samples, self.micro_batch, mesh.replica, mesh.plan.replicas)
-        rows = plan.micro_batches()
-        total, tokens = 0.0, 0
-        read = partial(collate, self.dataset)
-        for first in range(0, len(rows), _AT_ONCE * mesh.plan.accumulate):
-            batches: list[MicroBatch] = [
-                as_trained(read(row), self.shift_labels)
-                for row in rows[first : first + _AT_ONCE * mesh.plan.accumulate]
-            ]
-            loss, counted = engine.evaluate(batches)
-            total, tokens = total + loss, tokens + counted
-        mean = total / max(tokens, 1)
-        return Evaluated(mean, math.exp(min(mean, 700.0)), self.samples, time.perf_counter() - begin)
+        rows, at_once = plan.micro_batches(), _AT_ONCE * mesh.plan.accumulate
+        total, tokens, correct = 0.0, 0, 0
+        for first in range(0, len(rows), at_once):
+            found = engine.evaluate(self.read(list(rows[first : first + at_once])), self.accuracy)
+            total, tokens, correct = total + found.loss, tokens + found.tokens, correct + found.correct
+        mean, accuracy = total / max(tokens, 1), correct / max(tokens, 1)
+        return Evaluated(mean, accuracy if self.accuracy else None, tokens, self.samples, time.perf_counter() - begin)

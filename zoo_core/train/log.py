@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,11 +122,12 @@ class StepLine:
         )
 
 
-def eval_line(part: str, step: int, loss: float, perplexity: float, samples: int, seconds: float) -> str:
+def eval_line(part: str, step: int, metrics: Mapping[str, float], samples: int, seconds: float) -> str:
     """The line of an evaluation."""
+    accuracy = f", accuracy: {metrics['accuracy']:.5f}" if "accuracy" in metrics else ""
     return (
-        f"{part} at step {step}, loss: {loss:.9f}, ppl: {perplexity:.5g}, samples: {samples}, "
-        f"{samples / max(seconds, 1e-9):.1f} samples/s"
+        f"{part} at step {step}, loss: {metrics['loss']:.9f}, ppl: {metrics['ppl']:.5g}{accuracy}, "
+        f"samples: {samples}, {samples / max(seconds, 1e-9):.1f} samples/s"
     )
 
 

@@ -18,10 +18,10 @@ from zoo_core.engine import state as states
 from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError
 from zoo_core.tokenizers import Tokenizer
-from zoo_core.train.datasets import RunData
 from zoo_core.train.evaluation import Evaluated, Evaluation
 from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
-from zoo_core.train.record import EventWriters, LossTable
+from zoo_core.train.record import COLUMNS, EventWriters, LossTable
+from zoo_core.train.rundata import RunData
 from zoo_core.train.schedule import Schedule
 from zoo_core.train.usage import Usage, flops_per_token, usage
 
@@ -85,7 +85,7 @@ class Session:
     def __post_init__(self) -> None:
         self.root = Path(self.arguments.training.output_dir)
         self.is_first = self.engine.mesh.rank == 0
-        self._flops = flops_per_token(self.engine.config, self.engine.table, self.arguments.data.max_seq_length)
+        self._flops = flops_per_token(self.engine.config, self.engine.table, self.data.longest)
 
     def is_due(self, strategy: str, every: int | None, step: int) -> bool:
         """Whether something done by "steps" or "epoch" is to be done after `step`."""
@@ -101,7 +101,7 @@ class Session:
         first = training.logging_first_step and step == self.data.first_step + 1
         if not (first or self.is_due(training.logging_strategy, training.logging_steps, step)):
             return
-        speed = self.watch.take(plan.global_batch * self.arguments.data.max_seq_length, plan.world)
+        speed = self.watch.take(round(plan.global_batch * self.data.tokens_per_sample), plan.world)
         line = StepLine(step, self.data.epoch(step - 1), self.data.batch_in_epoch(step), loss, speed, rate)
         logger.info("%s", line)
         self._say_usage(speed)
@@ -126,13 +126,13 @@ class Session:
     def evaluate(self, step: int, evaluation: Evaluation, part: str = "validation") -> Evaluated:
         """Evaluate on every rank, and record it."""
         found = evaluation.run(self.engine)
-        logger.info("%s", eval_line(part, step, found.loss, found.perplexity, found.samples, found.seconds))
+        logger.info("%s", eval_line(part, step, found.metrics(), found.samples, found.seconds))
         prefix = "eval" if part == "validation" else part
-        self.events.add(step, {f"{prefix}/loss": found.loss, f"{prefix}/ppl": found.perplexity})
-        self.metrics.update({f"{prefix}_loss": found.loss, f"{prefix}_ppl": found.perplexity})
+        self.events.add(step, {f"{prefix}/{name}": value for name, value in found.metrics().items()})
+        self.metrics.update({f"{prefix}_{name}": value for name, value in found.metrics().items()})
         if part == "validation":
             self.evaluated_at = step
-            self.table.add(step, eval_loss=found.loss)
+            self.table.add(step, **{f"eval_{n}": v for n, v in found.metrics().items() if f"eval_{n}" in COLUMNS})
             self._compare(step, found)
         return found
 
@@ -143,8 +143,7 @@ class Session:
             not training.load_best_model_at_end or not saved or training.save_strategy == "no"
         ):  # the best is a checkpoint, and one that stays
             return
-        metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-        value = found.perplexity if metric == "ppl" else found.loss
+        value = found.metrics()[(training.metric_for_best_model or "loss").removeprefix("eval_")]
         sign = -1.0 if training.greater_is_better else 1.0
         if self.best is None or sign * value < sign * self.best.value:
             self.best = Best(step, value)
@@ -209,13 +208,13 @@ class Session:
         return {
             "model_name": self.model_name,
             "consumed_samples": data.consumed(step),
-            "epoch": data.consumed(step) / data.train.samples_per_epoch,
+            "epoch": data.consumed(step) / data.samples_per_epoch,
             "max_steps": data.max_steps,
             "global_batch": data.batches.global_batch,
             "seed": self.arguments.training.seed,
             "schedule": asdict(self.schedule),
             "learning_rate": self.schedule.rate(max(step, 1)),
-            "data": {"digest": data.digest, "index_samples": data.index_samples},
+            "data": dict(data.kept),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": asdict(self.best) if self.best else None,
             "arguments": json.loads(self.arguments.to_json()),

@@ -1,0 +1,309 @@
+"""Training, whatever the task: the stops 5 to 8 of a run, top to bottom."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from zoo_core.arguments import Arguments
+from zoo_core.checkpoint import FolderLock, Reader
+from zoo_core.engine import state as states
+from zoo_core.engine.build import from_seed
+from zoo_core.engine.engine import Engine
+from zoo_core.engine.launch import handle_stop_signals, stop_requested
+from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.engine.quiet import without_notices
+from zoo_core.errors import CheckpointError, ZooError
+from zoo_core.plan import Plan
+from zoo_core.registry import Found
+from zoo_core.train.log import Progress, logger, set_up_logging, span_text
+from zoo_core.train.prepare import other_fusing
+from zoo_core.train.prepared import Prepared
+from zoo_core.train.record import LossTable, event_kinds, event_writers, plot_losses
+from zoo_core.train.rundata import OpenData
+from zoo_core.train.schedule import schedule_of
+from zoo_core.train.session import Best, Session, tokenizer_files
+from zoo_core.train.settings import chosen_kernels, optimizer_settings, precision
+from zoo_ops.dropout import set_dropout_state
+
+__all__ = ["resume_command", "train"]
+
+_INTERRUPTED = 130
+
+
+def train(
+    arguments: Arguments, plan: Plan, found: Found, prepared: Prepared, words: Sequence[str], open_data: OpenData
+) -> int:
+    """Train; every rank calls it. Returns the exit status: 0, or 130 when it was asked to stop.
+
+    Args:
+        arguments: of the run.
+        plan: what was composed.
+        found: the model.
+        prepared: where the run begins.
+        words: the command line after `zoo`, to say how to resume.
+        open_data: opens what the task reads.
+
+    Raises:
+        ZooError: the loss is no number any more, or the disk is full; checkpoints are whole.
+    """
+    begin = time.perf_counter()
+    set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
+    with without_notices():
+        mesh = make_mesh(plan)
+    lock = _lock(mesh, Path(arguments.training.output_dir))
+    try:
+        return _run(arguments, mesh, found, prepared, words, begin, open_data)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _lock(mesh: Mesh, root: Path) -> FolderLock | None:
+    """Take the output folder for this run, on the first rank.
+
+    Raises:
+        CheckpointError: on every rank: another run has it.
+    """
+    lock, told = None, ""
+    if mesh.rank == 0:
+        try:
+            lock = FolderLock(root)
+        except CheckpointError as error:
+            told = json.dumps([error.what, error.why, error.todo])
+    failed = mesh.exchange(told)[0]
+    if failed:
+        raise CheckpointError(*json.loads(failed))
+    return lock
+
+
+def _run(
+    arguments: Arguments,
+    mesh: Mesh,
+    found: Found,
+    prepared: Prepared,
+    words: Sequence[str],
+    begin: float,
+    open_data: OpenData,
+) -> int:
+    data = open_data(arguments, mesh, prepared)
+    training, root = arguments.training, Path(arguments.training.output_dir)
+    folder = Path(training.logging_dir or root / "runs")
+    kinds = event_kinds(arguments) if mesh.rank == 0 else frozenset()
+    best = prepared.state.get("best")
+    session = Session(
+        arguments,
+        found.name + (f" ({arguments.model.scale})" if arguments.model.scale else ""),
+        _engine(arguments, mesh, found, prepared),
+        data,
+        schedule_of(training, data.max_steps),
+        LossTable(root / "loss.csv"),
+        event_writers(kinds, folder / training.run_name if training.run_name else folder),
+        tokenizer_files(prepared.tokenizer),
+        Best(**best) if best else None,
+    )
+    if session.is_first:
+        session.table.open(data.first_step)
+    try:
+        stopped_at = _train(session) if training.do_train else None
+        if stopped_at is None:
+            last = _end(session, mesh, found, prepared)
+    except Exception as error:
+        _leave_saved(session)
+        if lost := _lost_peer(error, session):
+            raise lost from error
+        raise
+    _finish_records(session)
+    if session.is_first and stopped_at is not None:
+        print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
+        print(f"resume     {resume_command(words)}", flush=True)
+    elif session.is_first:
+        print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
+    mesh.barrier()  # a worker that ends early makes the launcher end the others
+    return 0 if stopped_at is None else _INTERRUPTED
+
+
+def _end(session: Session, mesh: Mesh, found: Found, prepared: Prepared) -> int:
+    """What follows the last step: evaluations, the last checkpoint, the best model; returns the step it is at."""
+    training, data = session.arguments.training, session.data
+    last = max(data.max_steps, data.first_step) if training.do_train else data.first_step
+    if data.valid is not None and session.evaluated_at != last:
+        session.evaluate(last, data.valid)
+    if training.do_train and training.save_strategy != "no" and last not in (session.saved_at, data.first_step):
+        session.save(last)
+    session.finish_saving()
+    if training.load_best_model_at_end and session.best is not None and session.best.step != last:
+        _take_best(session, mesh, found, prepared, session.best)
+    if data.test is not None:
+        session.evaluate(last, data.test, "test")
+    return last
+
+
+def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) -> Engine:
+    """Build this rank's part of the model, filled from a checkpoint, a folder of weights, or the seed."""
+    config, chosen = prepared.config, precision(arguments, mesh.plan.device)
+    settings = optimizer_settings(arguments, chosen)
+    kernels, gather = chosen_kernels(arguments, mesh.plan), not arguments.model.tensor_parallel_output
+    if prepared.start is None:
+        source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
+        return Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
+    states.check_files(prepared.start, mesh, states=prepared.resume is not None)
+    table = found.architecture.table(config)
+    with Reader(prepared.start, table, other_fusing(found, config)) as reader:
+        source = states.from_checkpoint(reader, mesh, chosen.dtype)
+        engine = Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
+        if prepared.resume is not None and not arguments.training.ignore_load_lr_and_optim:
+            states.load_states(engine, reader)
+    logger.info("weights from %s", prepared.start)
+    return engine
+
+
+def _leave_saved(session: Session) -> None:
+    """Before a failure ends the run, let what is being saved come to the disk; its own failure is only told."""
+    try:
+        session.finish_saving()
+    except Exception as error:
+        logger.error("%s", error)
+
+
+_LOST = re.compile(r"(Connection (reset|closed|refused)|Broken pipe|Read error|Write error|TIMEOUT|Timed out).*")
+
+
+def _lost_peer(error: Exception, session: Session) -> ZooError | None:
+    """What to say when a step failed because another process is gone; `None` for any other failure."""
+    said = _LOST.search(str(error)) if "gloo" in str(error) else None
+    if said is None and not isinstance(error, ConnectionError):
+        return None
+    newest, logs = session.newest(), session.arguments.launch.log_dir
+    return ZooError(
+        "another process of this run has ended, or cannot be reached any more",
+        said[0].strip() if said else str(error),
+        f"see why in {logs}/workerlog.*" + (f"; --resume goes on from {newest}" if newest else ""),
+    )
+
+
+def _take_best(session: Session, mesh: Mesh, found: Found, prepared: Prepared, best: Best) -> None:
+    """Replace the model of the last step by that of the best evaluation, for what comes after training."""
+    del session.engine
+    gc.collect()  # layers refer to each other: one model at a time
+    folder = session.root / f"checkpoint-{best.step}"
+    session.engine = _engine(session.arguments, mesh, found, replace(prepared, resume=folder))
+
+
+def _train(session: Session) -> int | None:
+    """Take the steps that are left; returns the step at which a signal stopped the run, or `None` at its end."""
+    training, data, engine = session.arguments.training, session.data, session.engine
+    if data.first_step >= data.max_steps:
+        logger.warning("nothing is left to train: the checkpoint is at step %d of %d", data.first_step, data.max_steps)
+        return None
+    handle_stop_signals()
+    # a bar in a log file is noise, unless it was asked for
+    wanted = not training.disable_tqdm and (sys.stderr.isatty() or "disable_tqdm" in session.arguments.given)
+    steps = data.steps()
+    with Progress(data.max_steps, data.first_step, session.is_first and wanted) as progress:
+        for step in range(data.first_step + 1, data.max_steps + 1):
+            rate = session.schedule.rate(step)
+            set_dropout_state(training.seed, step)
+            with session.watch.step():
+                with session.watch.read():
+                    batches = next(steps)
+                result = engine.train_step(batches, rate, stop_requested() or session.saving.failed)
+            _check_finite(session, step, result.loss, result.grad_norm, rate)
+            session.log_step(step, result.loss, rate, result.grad_norm)
+            progress.advance(result.loss)
+            if result.stop:  # asked for, or a save has failed: all ranks know of either by now
+                session.finish_saving()
+            if data.valid is not None and session.is_due(training.evaluation_strategy, training.eval_steps, step):
+                session.evaluate(step, data.valid)
+            if session.is_due(training.save_strategy, training.save_steps, step):
+                session.save(step)
+            if result.stop and step < data.max_steps:
+                if session.saved_at != step:
+                    session.save(step)
+                session.finish_saving()
+                return step
+    return None
+
+
+def _check_finite(session: Session, step: int, loss: float, norm: float, rate: float) -> None:
+    """Stop before weights that are no numbers are saved.
+
+    Raises:
+        ZooError: the loss or the gradient norm is infinite or no number.
+    """
+    scaled = session.arguments.training.fp16  # a float16 step whose gradients overflow is skipped by the engine
+    if math.isfinite(loss) and (math.isfinite(norm) or scaled):
+        return
+    _finish_records(session)
+    _leave_saved(session)
+    session.engine.mesh.barrier()  # a worker that ends early makes the launcher end the others
+    newest = session.newest()
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+    raise ZooError(
+        f"{what} at step {step}",
+        f"learning rate {rate:g}, loss {loss:g}, gradient norm {norm:g}; nothing was saved from this step",
+        "lower learning_rate or warm up longer" + (f"; {newest} is the last checkpoint" if newest else ""),
+    )
+
+
+def _finish_records(session: Session) -> None:
+    session.events.close()
+    session.write_table()
+    if session.is_first and session.table.column("loss")[0]:
+        plot_losses(session.table, session.root / "loss.png", f"{session.model_name}: loss by step")
+
+
+_REPLACED = ("--resume", "--resume_from_checkpoint", "--ckpt_dir", "--overwrite_output_dir")
+
+
+def resume_command(words: Sequence[str], max_steps: int | None = None) -> str:
+    """Return the command line that goes on from the newest checkpoint.
+
+    Args:
+        words: the command line after `zoo`.
+        max_steps: go on to this step instead.
+    """
+    dropped = _REPLACED if max_steps is None else (*_REPLACED, "--max_steps")
+    kept: list[str] = []
+    values = False
+    for word in words:
+        if word.startswith("-"):
+            values = word in dropped
+            if word.split("=")[0] not in dropped:
+                kept.append(word)
+        elif not values:
+            kept.append(word)
+    more = [] if max_steps is None else ["--max_steps", str(max_steps)]
+    return shlex.join(["zoo", *kept, *more, "--resume"])
+
+
+def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) -> str:
+    """What was reached, what was written, and what to do next."""
+    root, metrics = session.root, session.metrics
+    reached = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
+    if "eval_loss" in metrics:
+        reached.append(f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_ppl']:.5g}")
+    if "test_loss" in metrics:
+        reached.append(f"test loss {metrics['test_loss']:.4f}")
+    lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
+    newest = session.newest() if session.saved_at >= 0 else None
+    wrote = [str(newest)] if newest else []
+    wrote += [str(root / name) for name in ("loss.png", "loss.csv") if (root / name).is_file()]
+    lines.append("wrote      " + ", ".join(wrote))
+    if session.best is not None:
+        lines.append(f"best       {root / f'checkpoint-{session.best.step}'}, {session.best.value:.4f}")
+    if newest:
+        lines.append(f"go on      {resume_command(words, 2 * last)}")
+        tokenizer = "" if session.files else " --tokenizer PATH"
+        lines.append(f"sample     zoo sample {shlex.quote(str(newest))}{tokenizer} --prompt 'In the beginning'")
+        lines.append(f"compare    zoo logits {shlex.quote(str(newest))} --ids ids.npy --out logits.npy")
+    return "\n".join(lines)
