@@ -138,7 +138,8 @@ def test_sequence_parallel_alone_is_off_and_said(fake_family):
         (Request(world=2, pipeline=2, generation_evaluation=True), "generation-evaluation without pipeline"),
     ],
 )
-def test_each_rule_refuses_and_the_nearest_plan_is_legal(fake_family, request_, rule):
+def test_each_rule_refuses_and_the_nearest_plan_is_legal(fake_family, request_, rule, monkeypatch):
+    monkeypatch.setattr("zoo_core.matrix.limits.LIMITS", {})
     error = refusal(fake_family, request_)
     assert rule in error.what and "zoo/fake-1b" in error.what
     assert error.why

@@ -56,6 +56,9 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         pipeline_cuts=parallel.pipeline_cuts,
         task=arguments.task,
         generation_evaluation=arguments.data.eval_with_do_generation,
+        flash_attention=arguments.model.use_flash_attention,
+        semi_auto=parallel.engine == "auto",
+        to_static=parallel.to_static,
         nodes=arguments.launch.nnodes,
         device=device or training.device,
     )

@@ -126,6 +126,8 @@ def _refusal(request: Request, model: ModelFacts, broken: list[Verdict]) -> Plan
 
 
 def _todo(request: Request, model: ModelFacts, broken: list[Verdict]) -> str:
+    if any(v.rule.name == "the core has it" for v in broken):
+        return f"`zoo capabilities {model.name}` shows what there is"
     advice = []
     wanted = request.wanted_world
     if 0 < request.world != wanted and any(v.rule.name in _WORLD_RULES for v in broken):

@@ -31,6 +31,7 @@ _REMEDY = {
     "data-parallel degree agrees": "leaving data_parallel_degree out",
     "sharding has a stage": "--sharding stage1, stage2 or stage3",
     "machines are equal": "as many processes on every machine",
+    "the core has it": "nothing but another version of zoo-core",
     "the family supports it": "nothing but another version of the plugin",
     "the family combines them": "one of the two without the other",
 }

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["Degrees", "Recompute", "Request"]
+__all__ = ["Degrees", "Recompute", "Request", "asking_for"]
 
-_TASK_CELLS = {"prefix": "prefix_tuning"}
+_TASK_CELLS = {
+    **{name: name for name in ("pretrain", "sft", "lora", "dpo")},
+    **{"prefix": "prefix_tuning", "compress": "compression"},
+    **{name: "generation" for name in ("predict", "serve")},
+}
+"""Task of a run -> its cell of the capability matrix; the others have none."""
 
 Recompute = Literal["none", "full", "full_attn", "core_attn"]
 
@@ -34,6 +39,9 @@ class Request:
         pipeline_cuts: block numbers at which the second and later chunks begin; empty cuts evenly.
         task: a task of `zoo_core.arguments` ("pretrain", "sft", "lora", "prefix", ...), or "logits".
         generation_evaluation: evaluation generates text.
+        flash_attention: attention by a GPU's flash kernels.
+        semi_auto: the semi-automatic engine runs the plan.
+        to_static: the traced graph is trained.
         nodes: machines.
         device: "cpu", "gpu" or "xpu".
     """
@@ -56,6 +64,9 @@ class Request:
     pipeline_cuts: tuple[int, ...] = ()
     task: str = "pretrain"
     generation_evaluation: bool = False
+    flash_attention: bool = False
+    semi_auto: bool = False
+    to_static: bool = False
     nodes: int = 1
     device: str = "cpu"
 
@@ -116,21 +127,55 @@ class Degrees:
 
     @property
     def strategies(self) -> tuple[str, ...]:
-        """Names, as plugins' cells and exclusions use them, of everything that is on, the task included."""
+        """Names of `zoo_core.capabilities.CELLS` and `MODES` of everything that is on, the task included."""
         r = self.request
+        recompute, stage = r.recompute != "none", f"sharding_stage{r.sharding_stage}"
         on = {
-            _TASK_CELLS.get(r.task, r.task): True,
+            _TASK_CELLS.get(r.task, ""): True,
             "data_parallel": self.data > 1,
             "tensor_parallel": r.tensor > 1,
             "pipeline_parallel": r.pipeline > 1,
-            "virtual_pipeline": r.virtual_stages > 1,
             "sequence_parallel": r.sequence_parallel,
-            "expert_parallel": r.expert > 1,
+            "flash_attention": r.flash_attention,
+            "selective_recompute": r.recompute in ("full_attn", "core_attn"),
             "sharding": r.sharding_stage > 0,
-            f"sharding_stage{r.sharding_stage}": r.sharding_stage > 0,
+            stage: r.sharding_stage > 0,
+            f"{stage}_recompute": r.sharding_stage > 0 and recompute,
+            f"{stage}_dp": r.sharding_stage > 0 and self.data > 1,
+            "virtual_pipeline": r.virtual_stages > 1,
+            "expert_parallel": r.expert > 1,
+            "semi_auto": r.semi_auto,
+            "to_static": r.to_static,
             "offload": r.offload,
-            "recompute": r.recompute != "none",
-            f"recompute_{r.recompute}": r.recompute != "none",
+            "recompute": recompute,
             "generation_evaluation": r.generation_evaluation,
         }
-        return tuple(name for name, used in on.items() if used)
+        return tuple(name for name, used in on.items() if used and name)
+
+
+def asking_for(cell: str) -> Request:
+    """Return a small request in which a cell of the capability matrix is on, for a model that has its blocks and heads.
+
+    Raises:
+        KeyError: there is no such cell.
+    """
+    stages = {
+        f"sharding_stage{stage}_{other}": {"sharding": 2, "sharding_stage": stage, **more}
+        for stage in (1, 2, 3)
+        for other, more in (("recompute", {"world": 2, "recompute": "full"}), ("dp", {"world": 4}))
+    }
+    asked: dict[str, dict[str, Any]] = {
+        **{cell: {"task": task} for task, cell in _TASK_CELLS.items()},
+        "data_parallel": {"world": 2},
+        "tensor_parallel": {"world": 2, "tensor": 2},
+        "pipeline_parallel": {"world": 2, "pipeline": 2},
+        "sequence_parallel": {"world": 2, "tensor": 2, "sequence_parallel": True},
+        "flash_attention": {"flash_attention": True},
+        "selective_recompute": {"recompute": "core_attn"},
+        **stages,
+        "virtual_pipeline": {"world": 4, "pipeline": 4, "virtual_stages": 2, "accumulate": 8},
+        "expert_parallel": {"world": 2, "expert": 2},
+        "semi_auto": {"semi_auto": True},
+        "to_static": {"to_static": True},
+    }
+    return Request(**asked[cell])

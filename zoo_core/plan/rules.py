@@ -14,6 +14,7 @@ from zoo_core import layout
 from zoo_core.capabilities import Capabilities
 from zoo_core.config import ModelConfig
 from zoo_core.layout import Rule
+from zoo_core.matrix import lacking
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
 
@@ -249,12 +250,22 @@ def _generation(case: Case) -> str:
     return f"generation-evaluation with pp {r.pipeline}: generating needs the whole model in each step" if on else ""
 
 
+def _lacking(case: Case) -> str:
+    return next((why for name in case.degrees.strategies if (why := lacking(name))), "")
+
+
 def _refused_cell(case: Case) -> str:
+    said = case.model.capabilities
     for name in case.degrees.strategies:
-        cell = case.model.capabilities.cells.get(name)
-        if cell is not None and cell.state == "refused":
-            return f"{case.model.capabilities.family} refuses {name}" + (f": {cell.why}" if cell.why else "")
+        cell = said.support(name, case.model.name)
+        if cell is not None and cell.state != "declared" and (cell.state, name) not in _NO_MATTER:
+            verb = "refuses" if cell.state == "refused" else "has no"
+            return f"{said.family} {verb} {name}: {cell.why}"
     return ""
+
+
+_NO_MATTER = (("not applicable", "flash_attention"),)
+"""A switch without effect: the model takes another kernel, and gives the same."""
 
 
 def _exclusion(case: Case) -> str:
@@ -358,7 +369,13 @@ RULES: tuple[LegalityRule, ...] = (
         _generation,
     ),
     LegalityRule(
-        "the family supports it", "The plugin does not refuse the task or strategy.", "the plugin", _refused_cell
+        "the core has it", "The task or strategy is in this version of zoo-core.", "zoo_core.matrix.LIMITS", _lacking
+    ),
+    LegalityRule(
+        "the family supports it",
+        "The task or strategy applies to the model, and the plugin does not refuse it.",
+        "the plugin",
+        _refused_cell,
     ),
     LegalityRule("the family combines them", "The plugin does not exclude the pair.", "the plugin", _exclusion),
 )

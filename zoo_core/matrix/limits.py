@@ -1,0 +1,21 @@
+"""What the core itself cannot do yet, whatever a plugin declares. When a piece of work lands, its line goes."""
+
+from __future__ import annotations
+
+__all__ = ["LIMITS", "lacking"]
+
+LIMITS: dict[str, str] = {
+    "sft": "supervised fine-tuning",
+    "lora": "LoRA",
+    "prefix_tuning": "prefix tuning",
+    "dpo": "preference optimisation",
+    "compression": "compression",
+    "semi_auto": "semi-automatic engine",
+    "to_static": "training of traced graphs",
+}
+"""Cell -> what is missing."""
+
+
+def lacking(cell: str) -> str:
+    """Return why the core refuses a cell; empty when it does not."""
+    return f"zoo-core has no {LIMITS[cell]} yet" if cell in LIMITS else ""
