@@ -24,7 +24,7 @@ help:
 	@echo "make demo    train a tokenizer and a small model, in one process and in four, and sample from it (10 min)"
 	@echo "make test    style, types, import rules and all tests (20 min)"
 	@echo "make soak    what is too long for make test: kill loops, repeated starts"
-	@echo "make bench   speed of training, saving and converting; what transformers makes of exports"
+	@echo "make bench   speed of training, saving, converting and planning; what transformers makes of exports"
 	@echo "make wheels  build the distributions into dist/"
 	@echo "make lint    style, types and import rules only"
 	@echo "make clean   remove what the other targets made, the environment included"
@@ -62,6 +62,7 @@ bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/train_speed.py --torch-python $(TORCH_VENV)/bin/python
 	$(BIN)/python benchmarks/save.py
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/plan_speed.py
 	$(BIN)/python tools/check_transformers.py --torch-python $(TORCH_VENV)/bin/python
 	$(BIN)/python docs/generate_readme.py
 

@@ -110,8 +110,8 @@ def aim_at(
     return Aim(device, limit, numbers, keeping, counted(found.architecture, config))
 
 
-def ranking(aim: Aim, found: Found, request: Request, free: Free, most: int = 10) -> Search:
-    """Search the plans of a request."""
+def ranking(aim: Aim, found: Found, request: Request, free: Free, most: int = 10, complete: bool = False) -> Search:
+    """Search the plans of a request; `complete` as `search` has it."""
     return search(
         request,
         free,
@@ -123,6 +123,7 @@ def ranking(aim: Aim, found: Found, request: Request, free: Free, most: int = 10
         aim.device,
         aim.limit,
         most,
+        complete,
     )
 
 

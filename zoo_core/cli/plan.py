@@ -114,7 +114,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     free = free_of(arguments, request)
     automatic = arguments.parallel.plan == "auto"
     if free.degrees and (automatic or memory or device or top or (explained and world)):
-        found_plans = ranking(aim, found, request, free, _count(top or "10"))
+        found_plans = ranking(aim, found, request, free, _count(top or "10"), complete=explained)
         if explained and not as_json:
             print(explain(request, facts_of(found.architecture, aim.counts, found.name), aim.limit, found_plans) + "\n")
         beside: dict[str, Any] = {}

@@ -154,6 +154,37 @@ class Counted:
             found.append(sizes)
         return tuple(found)
 
+    @lru_cache(maxsize=64)  # noqa: B019  as above
+    def _local(self, tensor: int) -> tuple[tuple[tuple[str, int, int, bool], ...], ...]:
+        """Of each layer's trained parameters: whose they are, local elements, how many there are, experts' or not."""
+        by_layer: list[list[tuple[str, int, int, bool]]] = [[] for _ in self.layers]
+        known: dict[object, int] = {}
+        for entry in self.entries:
+            rule = entry.rule
+            if not rule.buffer:
+                key = entry.name[len(self.layers[entry.layer].prefix) :], rule.shape
+                if key not in known:
+                    known[key] = prod(layout.local_shape(rule, tensor))
+                by_layer[entry.layer].append((rule.single, known[key], entry.times, entry.is_expert))
+        return tuple(map(tuple, by_layer))
+
+    @lru_cache(maxsize=4096)  # noqa: B019  as above
+    def parameter_sizes(self, tensor: int, chunks: tuple[tuple[int, int], ...], spread: bool) -> tuple[int, ...]:
+        """Return the local elements of each trained parameter of a stage, in the model's order, a tied one once.
+
+        Args:
+            chunks: the runs of layers that the stage holds.
+            spread: leave the experts out, which expert parallelism spreads.
+        """
+        local, found, seen = self._local(tensor), [], set()
+        for start, stop in chunks:
+            for layer in local[start:stop]:
+                for single, elements, times, is_expert in layer:
+                    if single not in seen and not (is_expert and spread):
+                        seen.add(single)
+                        found += [elements] * times
+        return tuple(found)
+
     @cached_property
     def layer_of(self) -> dict[str, int]:
         """The pipeline layer of each parameter of the compact table."""

@@ -9,17 +9,15 @@ Narayanan et al. 2021 (arXiv 2104.04473).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heapreplace
-from math import prod
+from typing import NamedTuple
 
-from zoo_core import layout
 from zoo_core.config import ModelConfig
 from zoo_core.plan.counts import Counted, Kind, LayerSizes
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.precision import Keeping, Numbers, rotates
-from zoo_core.plan.work import Work, work_of
+from zoo_core.plan.work import Setting, Work, setting_of, work_of
 
 __all__ = [
     "UNRELEASED",
@@ -50,8 +48,7 @@ _WHOLE = 1024
 """Under stage 3, parameters of at most so many elements stay whole."""
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """Bytes that a layer keeps of a micro batch.
 
     Args:
@@ -65,8 +62,7 @@ class Kept:
     widest: int
 
 
-@dataclass(frozen=True)
-class StageMemory:
+class StageMemory(NamedTuple):
     """What a rank of one stage holds at its peak, in bytes; of the ranks of a stage the one that holds most.
 
     Args:
@@ -126,7 +122,6 @@ def stage_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, int, i
     return counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
 
 
-@lru_cache(maxsize=256)
 def owned_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, ...]:
     """Return the elements whose optimizer states each rank of the sharding axis holds, experts' left out where spread.
 
@@ -134,33 +129,29 @@ def owned_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, ...]:
     (`DygraphShardingOptimizer`), stage 2 in the model's order (`GroupShardedOptimizerStage2`). Stage 3 cuts every
     parameter that is not small.
     """
-    degree = plan.sharding
-    here = {i for start, stop in plan.chunks(stage) for i in range(start, stop)}
-    sizes, seen = [], set()
-    for entry in counts.entries:
-        if entry.layer not in here or entry.rule.buffer or entry.rule.single in seen:
-            continue
-        if entry.is_expert and plan.expert > 1:
-            continue
-        seen.add(entry.rule.single)
-        sizes += [prod(layout.local_shape(entry.rule, plan.tensor))] * entry.times
-    if plan.sharding_stage == 0 or degree == 1:
+    sizes = counts.parameter_sizes(plan.tensor, plan.chunks(stage), plan.expert > 1)
+    return _owned(sizes, plan.sharding, plan.sharding_stage)
+
+
+@lru_cache(maxsize=256)
+def _owned(sizes: tuple[int, ...], degree: int, stage: int) -> tuple[int, ...]:
+    if stage == 0 or degree == 1:
         return (sum(sizes),) * degree
-    if plan.sharding_stage == 3:
+    if stage == 3:
         whole = sum(size for size in sizes if size <= _WHOLE)
         return (whole + sum(-(-size // degree) for size in sizes if size > _WHOLE),) * degree
-    if plan.sharding_stage == 1:
-        sizes.sort(reverse=True)
     heap = [(0, rank) for rank in range(degree)]
     heapify(heap)
-    for size in sizes:
+    for size in sorted(sizes, reverse=True) if stage == 1 else sizes:
         held, rank = heap[0]
         heapreplace(heap, (held + size, rank))
     return tuple(held for held, _ in sorted(heap, key=lambda pair: pair[1]))
 
 
-def block_bytes(sizes: LayerSizes, work: Work, config: ModelConfig, numbers: Numbers, keeping: Keeping) -> Kept:
+@lru_cache(maxsize=8192)
+def block_bytes(sizes: LayerSizes, work: Work, setting: Setting) -> Kept:
     """Return what one layer keeps of a micro batch for its backward pass."""
+    config, numbers, keeping = setting.config, setting.numbers, setting.keeping
     width, shard = numbers.compute_bytes, work.shard
     heads = config.num_attention_heads // work.tensor
     scores: float = 0
@@ -212,8 +203,7 @@ def _drops(config: ModelConfig) -> bool:
     return any(getattr(config, name, 0.0) for name in names)
 
 
-@dataclass(frozen=True)
-class _Held:
+class _Held(NamedTuple):
     """Activations of a stage, of one micro batch: of the blocks, of the other layers, of the block that is recomputed,
     of a block's backward pass, and of the loss."""
 
@@ -225,10 +215,10 @@ class _Held:
 
 
 @lru_cache(maxsize=8192)
-def _held(kinds: tuple[Kind, ...], work: Work, config: ModelConfig, numbers: Numbers, keeping: Keeping) -> _Held:
+def _held(kinds: tuple[Kind, ...], work: Work, setting: Setting) -> _Held:
     blocks = others = again = step = vocabulary = 0
     for kind in kinds:
-        kept = block_bytes(kind.sizes, work, config, numbers, keeping)
+        kept = block_bytes(kind.sizes, work, setting)
         if kind.again:
             again = max(again, kept.whole)
         if kind.is_block:
@@ -237,7 +227,7 @@ def _held(kinds: tuple[Kind, ...], work: Work, config: ModelConfig, numbers: Num
             others += kept.whole * kind.times
         step = max(step, kept.widest)
         vocabulary = max(vocabulary, kind.sizes.vocabulary)
-    return _Held(blocks, others, again, step, vocabulary * work.tokens * keeping.logits)
+    return _Held(blocks, others, again, step, vocabulary * work.tokens * setting.keeping.logits)
 
 
 def _in_flight(plan: Plan, stage: int) -> float:
@@ -265,16 +255,16 @@ def predict_memory(
         owned: for each stage, the elements whose states the rank holds; `None` counts the rank that has most.
         stages: those that are wanted; `None` is all.
     """
+    setting, work = setting_of(counts, numbers, keeping), work_of(plan, counts.config)
     found = []
     for stage in range(plan.pipeline) if stages is None else stages:
         mine = owned[stage] if owned is not None else max(owned_elements(plan, counts, stage))
-        found.append(_stage(plan, counts, numbers, keeping, process, stage, mine))
+        found.append(_stage(plan, setting, work, process, stage, mine))
     return tuple(found)
 
 
-def _stage(
-    plan: Plan, counts: Counted, numbers: Numbers, keeping: Keeping, process: int, stage: int, mine: int
-) -> StageMemory:
+def _stage(plan: Plan, setting: Setting, work: Work, process: int, stage: int, mine: int) -> StageMemory:
+    counts, numbers = setting.counts, setting.numbers
     kinds = stage_kinds(plan, counts, stage)
     dense, expert, buffers = stage_elements(plan, counts, stage)
     # experts that are spread keep their states whole: fleet's sharding never sees them
@@ -286,8 +276,7 @@ def _stage(
     elif plan.sharding_stage == 2:
         gradients = mine + spread
     states = 0 if plan.offload else (mine + spread) * numbers.state_bytes
-    work = work_of(plan, counts.config)
-    held = _held(kinds, work, counts.config, numbers, keeping)
+    held = _held(kinds, work, setting)
     many = _in_flight(plan, stage)
     # a block's backward pass makes gradients of its widest results before it lets go of them; the loss comes before
     activations = int(many * held.blocks) + held.others + held.again + (0 if held.logits > held.step else held.step)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from zoo_core.arguments import Arguments
@@ -18,7 +20,8 @@ from zoo_core.plan.precision import Keeping, Numbers
 from zoo_core.plan.predict import Prediction, predict
 from zoo_core.plan.request import Recompute, Request
 from zoo_core.plan.rules import Case, ModelFacts, first_broken
-from zoo_core.plan.throughput import Speed, predict_speed
+from zoo_core.plan.throughput import Speed, most_tokens, predict_speed
+from zoo_core.plan.work import setting_of
 from zoo_core.registry import Architecture
 
 __all__ = ["Free", "Ranked", "Search", "facts_of", "free_of", "search"]
@@ -102,17 +105,19 @@ class Search:
 
     Args:
         ranked: legal plans that fit, fastest first.
-        tried: candidates that were judged.
         illegal: for each rule, how many candidates it refused first, and one of its reasons.
         least: for each legal way to split the model (tensor, pipeline, stage), the bytes of its smallest plan.
         limit: bytes that a rank may hold.
+        ways: ways to split model and replicas that there are, of tensor degrees that were looked at.
+        tried: those of which plans were predicted.
     """
 
     ranked: list[Ranked] = field(default_factory=list)
-    tried: int = 0
     illegal: dict[str, tuple[int, str]] = field(default_factory=dict)
     least: dict[tuple[int, int, int], int] = field(default_factory=dict)
     limit: int = 0
+    ways: int = 0
+    tried: int = 0
 
     def best(self, model: str) -> Ranked:
         """Return the fastest plan.
@@ -123,7 +128,11 @@ class Search:
         if self.ranked:
             return self.ranked[0]
         if not self.least:
-            raise PlanError(f"no legal plan for {model}", "; ".join(why for _, why in self.illegal.values()), "")
+            raise PlanError(
+                f"no legal plan for {model}",
+                "; ".join(why for _, why in sorted(self.illegal.values(), reverse=True)),
+                "",
+            )
         (tensor, pipeline, stage), size = min(self.least.items(), key=lambda pair: pair[1])
         raise PlanError(
             f"no legal plan for {model} fits",
@@ -152,14 +161,14 @@ class _Way(NamedTuple):
         """What `Search.least` is counted by."""
         return self.tensor, self.pipeline, self.stage
 
-    def asked(self, request: Request, free: Free, split: bool = False) -> Request:
-        """The way as a request; the rest of it as it was asked.
-
-        Args:
-            split: use sequence parallelism, if that is free.
-        """
+    def split(self, request: Request, free: Free) -> bool:
+        """Whether the sequence is split: as it was asked, or where it can be."""
         if not free.sequence_parallel:
-            split = request.sequence_parallel and self.tensor > 1
+            return request.sequence_parallel and self.tensor > 1
+        return self.tensor > 1 and (request.sequence or 0) % self.tensor == 0
+
+    def asked(self, request: Request, free: Free, split: bool) -> Request:
+        """The way as a request; the rest of it as it was asked."""
         return replace(
             request,
             tensor=self.tensor,
@@ -221,11 +230,13 @@ def search(
     device: Hardware,
     limit: int,
     most: int = 10,
+    complete: bool = False,
 ) -> Search:
     """Return the legal plans that fit, fastest first; of ways that differ in the batches only, the best.
 
     Every way is judged by the rules of the composer. What makes a plan only slower is tried only where it does not fit
-    without: recompute, and tensor parallelism across machines.
+    without: recompute, and tensor parallelism across machines. A way that cannot be faster than the plans that were
+    found already is left out.
 
     Args:
         request: what the arguments ask.
@@ -233,41 +244,49 @@ def search(
         counts: the model, counted.
         limit: bytes that a rank may hold.
         most: plans to return.
+        complete: try every way, so that what is said of illegal ones and of the smallest plans is of all.
     """
     trial = _Trial(request, free, facts_of(architecture, counts, name), counts, numbers, keeping, device, limit)
     found = trial.found
-    candidates: list[Ranked] = []
     small: dict[tuple[int, int, int], tuple[int, _Way]] = {}
     tensors = [d for d in _divisors(request.world) if counts.config.num_attention_heads % d == 0]
     machine = device.near(request.world, request.nodes)
+    best: list[tuple[tuple[float, ...], Ranked]] = []  # in order
     for among in ([d for d in tensors if d <= machine], [d for d in tensors if d > machine]):
-        for way in () if candidates else _ways(request, free, trial.model, among):
-            found.tried += 1
+        ways: list[tuple[float, int, _Way]] = []
+        for way in () if best else _ways(request, free, trial.model, among):
+            found.ways += 1
             least = trial.states(way)
-            if least > limit:
-                if least < small.get(way.key, (least + 1, way))[0]:
-                    small[way.key] = (least, way)
-            elif trial.legal(way):
-                best = trial.best(way)
-                if best is not None:
-                    candidates.append(best)
+            if least <= limit:
+                ways.append((-round(trial.bound(way), 1), len(ways), way))
+            elif least < small.get(way.key, (least + 1, way))[0]:
+                small[way.key] = (least, way)
+        for bound, number, way in sorted(ways):
+            if len(best) == most and bound > best[-1][0][0] and not complete:
+                break
+            asked = trial.legal(way)
+            if asked is None:
+                continue
+            found.tried += 1
+            ranked = trial.best(way, asked)
+            if ranked is not None and (len(best) < most or _order(ranked, number) < best[-1][0]):
+                if trial.fits(ranked.plan) and first_broken(Case(ranked.request.resolved(), trial.model)) is None:
+                    insort(best, (_order(ranked, number), ranked), key=itemgetter(0))
+                    del best[most:]
     for key, (least, way) in small.items():
-        if key not in found.least and trial.legal(way):
+        if key not in found.least and trial.legal(way) is not None:
             found.least[key] = least
-    for ranked in sorted(candidates, key=_order):
+    for _, ranked in best:
         made = predict(ranked.plan, counts, numbers, keeping, device, limit)
-        if made.fits and first_broken(Case(ranked.request.resolved(), trial.model)) is None:
-            found.ranked.append(Ranked(ranked.request, ranked.plan, made))
-        if len(found.ranked) == most:
-            break
+        found.ranked.append(replace(ranked, prediction=made))
     return found
 
 
-def _order(ranked: Ranked) -> tuple[float, int, int, int, int]:
-    """Fastest first; of equally fast ones, the one that needs less of the mesh and of memory."""
+def _order(ranked: Ranked, number: int) -> tuple[float, ...]:
+    """Fastest first; of equally fast ones, the one that needs less of the mesh and of memory; then the first tried."""
     plan = ranked.plan
     return (-round(ranked.prediction.speed.tokens, 1), plan.pipeline, plan.tensor, plan.sharding_stage,
-            ranked.prediction.fullest.total)  # fmt: skip
+            ranked.prediction.fullest.total, number)  # fmt: skip
 
 
 def facts_of(architecture: Architecture, counts: Counted, name: str) -> ModelFacts:
@@ -291,17 +310,25 @@ class _Trial:
     ) -> None:
         self.request, self.free, self.model, self.counts = request, free, model, counts
         self.numbers, self.keeping, self.device, self.limit = numbers, keeping, device, limit
+        self.setting = setting_of(counts, numbers, keeping)
         self.is_block = tuple(layer.is_block for layer in counts.layers)
         self.found = Search(limit=limit)
         self._sizes: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        self._widths = numbers.weight_bytes, numbers.gradient_bytes, numbers.state_bytes
+        self._first = Plan(world=request.world, nodes=request.nodes, sequence=request.sequence)
 
-    def legal(self, way: _Way) -> bool:
-        """Judge a way by the composer's rules, and remember why not."""
-        broken = first_broken(Case(way.asked(self.request, self.free).resolved(), self.model))
-        if broken is not None:
-            count, why = self.found.illegal.get(broken.rule.name, (0, broken.why))
-            self.found.illegal[broken.rule.name] = (count + 1, why)
-        return broken is None
+    def legal(self, way: _Way) -> Request | None:
+        """Judge a way by the composer's rules; return it as a request, or remember why not and return `None`."""
+        asked = way.asked(self.request, self.free, way.split(self.request, self.free))
+        broken = first_broken(Case(asked.resolved(), self.model))
+        if broken is not None and asked.sequence_parallel and self.free.sequence_parallel:
+            asked = replace(asked, sequence_parallel=False)  # perhaps it is the only thing that is wrong
+            broken = first_broken(Case(asked.resolved(), self.model))
+        if broken is None:
+            return asked
+        count, why = self.found.illegal.get(broken.rule.name, (0, broken.why))
+        self.found.illegal[broken.rule.name] = (count + 1, why)
+        return None
 
     def states(self, way: _Way) -> int:
         """What weights, gradients and states take at least, on the stage that has most of them."""
@@ -314,22 +341,35 @@ class _Trial:
                 stage_bounds=cut(self.is_block, chunks, self.request.pipeline_cuts),
             )
             stages = distinct_stages(plan, self.counts)
-            self._sizes[key] = [self.counts.elements(way.tensor, way.expert, plan.chunks(s))[:2] for s in stages]
-        numbers, most = self.numbers, 0
+            sizes = {self.counts.elements(way.tensor, way.expert, plan.chunks(s))[:2] for s in stages}
+            # a stage that has less of both than another never has most
+            self._sizes[key] = [a for a in sizes if not any(a != b and a[0] <= b[0] and a[1] <= b[1] for b in sizes)]
+        weights, gradients, states = self._widths
+        if self.request.offload and way.stage > 1:
+            states = 0
+        third, second, first = (way.sharding if way.stage >= at else 1 for at in (3, 2, 1))
+        most = 0
         for dense, expert in self._sizes[key]:
             shared, own = (dense, expert) if way.expert > 1 else (dense + expert, 0)
-            parts = [way.sharding if way.stage >= at else 1 for at in (3, 2, 1)]
-            widths = numbers.weight_bytes, numbers.gradient_bytes, numbers.state_bytes
-            if self.request.offload and way.stage > 1:
-                widths = numbers.weight_bytes, numbers.gradient_bytes, 0
-            size = sum((shared // part + own) * width for part, width in zip(parts, widths, strict=True))
-            most = max(most, size)
+            size = (shared // third + own) * weights + (shared // second + own) * gradients
+            most = max(most, size + (shared // first + own) * states)
         return most + self.device.process
 
-    def best(self, way: _Way) -> Ranked | None:
-        """Return the fastest that fits; `None` if none does."""
-        split = way.tensor > 1 and (self.request.sequence or 0) % way.tensor == 0
-        asked = way.asked(self.request, self.free, split)
+    def bound(self, way: _Way) -> float:
+        """Tokens a second on each device that no plan of a way is above."""
+        batches = tuple(_batches(self.request, way, self.free))
+        if not batches:
+            return 0.0
+        split = way.split(self.request, self.free)
+        virtual = max(*_VIRTUAL, self.request.virtual_stages) if way.pipeline > 2 else 1
+        plan = _with(
+            self._first, data=way.data, sharding=way.sharding, sharding_stage=way.stage, tensor=way.tensor,
+            pipeline=way.pipeline, sequence_parallel=split, expert=way.expert,
+        )  # fmt: skip
+        return most_tokens(plan, batches, self.setting, self.device, virtual)
+
+    def best(self, way: _Way, asked: Request) -> Ranked | None:
+        """Return the fastest plan of a way, asked for so, that fits; `None` if none does."""
         plan = sketch(asked.resolved(), self.model, self.is_block)
         best: _Tried | None = None
         recompute = _RECOMPUTE if self.free.recompute else (asked.recompute,)
@@ -360,6 +400,17 @@ class _Trial:
             recompute=plan.recompute,
         )
         return Ranked(chosen, plan, Prediction(self.device, self.limit, self.numbers, memory, speed))
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether the fullest rank of every stage fits, with the states that are given to it."""
+        counts, stages = self.counts, distinct_stages(plan, self.counts)
+        # whoever gives to the one that has least gives nobody more than the mean and one parameter
+        largest = {s: max(counts.parameter_sizes(plan.tensor, plan.chunks(s), plan.expert > 1)) for s in stages}
+        for owned in ({s: _mean(plan, counts, s) + largest[s] for s in stages}, None):
+            memory = predict_memory(plan, counts, self.numbers, self.keeping, self.device.process, owned, stages)
+            if max(stage.total for stage in memory) <= self.limit:
+                return True
+        return False
 
     def _try(self, plan: Plan, recomputes: Sequence[Recompute]) -> _Tried | None:
         """The plan with the first sort of recompute that makes it fit."""

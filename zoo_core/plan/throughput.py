@@ -6,8 +6,9 @@ and its collectives follow each other, and gradients are reduced once a step (st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from zoo_core.config import ModelConfig
 from zoo_core.plan.counts import Counted, Kind, LayerSizes
@@ -15,9 +16,9 @@ from zoo_core.plan.hardware import Hardware
 from zoo_core.plan.memory import block_bytes, distinct_stages, stage_elements, stage_kinds
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.precision import Keeping, Numbers
-from zoo_core.plan.work import Work, work_of
+from zoo_core.plan.work import Setting, Work, setting_of, work_of
 
-__all__ = ["PASSES", "Speed", "flops_of_token", "predict_speed"]
+__all__ = ["PASSES", "Speed", "flops_of_token", "most_tokens", "predict_speed"]
 
 PASSES = 4
 """Times a byte that a block keeps is read or written by other than matrix products: made and read forwards, read and
@@ -27,8 +28,7 @@ _UPDATE = 28
 """Bytes an element that the optimizer reads and writes: gradient, two moments, master weight, weight."""
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """How fast a plan is.
 
     Args:
@@ -72,8 +72,7 @@ def _ring(size: float, degree: int, stride: int, machine: int, device: Hardware,
     return passes * (degree - 1) / degree * size / (wire * device.links) + device.latency
 
 
-@dataclass(frozen=True)
-class _StageTime:
+class _StageTime(NamedTuple):
     compute: float
     memory: float
     tensor: float
@@ -84,23 +83,16 @@ class _StageTime:
 
 
 @lru_cache(maxsize=8192)
-def _stage_time(
-    kinds: tuple[Kind, ...],
-    work: Work,
-    machine: int,
-    config: ModelConfig,
-    numbers: Numbers,
-    keeping: Keeping,
-    device: Hardware,
-) -> _StageTime:
+def _stage_time(kinds: tuple[Kind, ...], work: Work, machine: int, setting: Setting, device: Hardware) -> _StageTime:
     """Seconds of one micro batch, forwards and backwards, on one stage; without what it sends to other stages."""
+    config, numbers, keeping = setting.config, setting.numbers, setting.keeping
     speed = device.peak(numbers.compute) * device.matmul
     hidden = work.tokens * config.hidden_size * numbers.compute_bytes
     compute = memory = tensor = 0.0
     reduced = _ring(hidden, work.tensor, 1, machine, device, 2)
     for kind in kinds:
         flops, attention, collectives = _layer(kind.sizes, work, config, keeping)
-        kept = block_bytes(kind.sizes, work, config, numbers, keeping).whole
+        kept = block_bytes(kind.sizes, work, setting).whole
         forward = 1.0
         if kind.again and work.recompute == "full":
             forward = 2.0
@@ -135,10 +127,8 @@ def predict_speed(plan: Plan, counts: Counted, numbers: Numbers, keeping: Keepin
         ConfigError: the device does not compute in the run's element type.
     """
     work, machine = work_of(plan, counts.config), device.near(plan.world, plan.nodes)
-    times = [
-        _stage_time(stage_kinds(plan, counts, stage), work, machine, counts.config, numbers, keeping, device)
-        for stage in distinct_stages(plan, counts)
-    ]
+    setting, stages = setting_of(counts, numbers, keeping), distinct_stages(plan, counts)
+    times = [_stage_time(stage_kinds(plan, counts, stage), work, machine, setting, device) for stage in stages]
     slowest = max(times, key=lambda time: time.total)
     if plan.pipeline > 1:
         hidden = work.tokens * counts.config.hidden_size * numbers.compute_bytes
@@ -147,7 +137,8 @@ def predict_speed(plan: Plan, counts: Counted, numbers: Numbers, keeping: Keepin
     waiting = (plan.pipeline - 1) / plan.virtual_stages
     busy = plan.accumulate * slowest.total
     bubble = waiting * slowest.total
-    exchange, update = _once(plan, counts, numbers, device, machine)
+    most = max(sum(stage_elements(plan, counts, stage)[:2]) for stage in stages)
+    exchange, update = _once(plan, plan.accumulate, most, numbers, device, machine)
     step = busy + bubble + exchange + update
     tokens = plan.global_batch * work.sequence / step / plan.world
     mfu = tokens * flops_of_token(counts, work.sequence) / device.peak(numbers.compute)
@@ -164,17 +155,45 @@ def predict_speed(plan: Plan, counts: Counted, numbers: Numbers, keeping: Keepin
     )
 
 
-def _once(plan: Plan, counts: Counted, numbers: Numbers, device: Hardware, machine: int) -> tuple[float, float]:
-    """Seconds of reducing gradients and handing out weights, and of the update, of the stage that has most."""
-    most = max(sum(stage_elements(plan, counts, stage)[:2]) for stage in distinct_stages(plan, counts))
+def most_tokens(
+    plan: Plan, batches: Sequence[tuple[int, int]], setting: Setting, device: Hardware, virtual: int
+) -> float:
+    """Return tokens a second on each device that no way to cut the layers, with recompute or without, gets above.
+
+    The slowest stage takes at least what the stages take on average, and has at least as many elements.
+
+    Args:
+        plan: its cuts, batches and virtual stages do not matter.
+        batches: micro batches that may be chosen, each with their number.
+        virtual: most virtual stages.
+    """
+    counts, machine = setting.counts, device.near(plan.world, plan.nodes)
+    everything = ((0, len(counts.layers)),)
+    kinds, work = counts.kinds(plan.tensor, everything, 0), work_of(plan, counts.config)
+    dense, expert, _ = counts.elements(plan.tensor, plan.expert, everything)
+    fewest, waiting = min(number for _, number in batches), (plan.pipeline - 1) / virtual
+    exchange, update = _once(plan, fewest, (dense + expert) / plan.pipeline, setting.numbers, device, machine)
+    step = float("inf")
+    for samples, number in batches:
+        whole = _stage_time(kinds, work._replace(samples=samples), machine, setting, device).total
+        step = min(step, (number + waiting) * whole / plan.pipeline + exchange + update)
+    samples, number = batches[0]
+    return samples * number * plan.replicas * work.sequence / step / plan.world
+
+
+def _once(
+    plan: Plan, batches: int, most: float, numbers: Numbers, device: Hardware, machine: int
+) -> tuple[float, float]:
+    """Seconds of reducing gradients and handing out weights, and of the update, on a stage of so many elements
+    that runs so many micro batches."""
     gradients, weights = most * numbers.gradient_bytes, most * numbers.weight_bytes
     across, along = plan.tensor, plan.tensor * plan.sharding * plan.pipeline
     seconds = 0.0
     if plan.sharding_stage == 3:
-        seconds += plan.accumulate * 2 * _ring(weights, plan.sharding, across, machine, device)
-        seconds += plan.accumulate * _ring(gradients, plan.sharding, across, machine, device)
+        seconds += batches * 2 * _ring(weights, plan.sharding, across, machine, device)
+        seconds += batches * _ring(gradients, plan.sharding, across, machine, device)
     elif plan.sharding_stage == 2:
-        seconds += plan.accumulate * _ring(gradients, plan.sharding, across, machine, device)
+        seconds += batches * _ring(gradients, plan.sharding, across, machine, device)
         seconds += _ring(weights, plan.sharding, across, machine, device)
     else:
         seconds += _ring(gradients, plan.sharding, across, machine, device)

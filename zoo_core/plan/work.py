@@ -1,13 +1,43 @@
-"""What one micro batch is to a rank: the part of a plan on which a stage's activations and times depend."""
+"""What one micro batch is to a rank, and in which setting: what a stage's activations and times depend on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from zoo_core.config import ModelConfig
+from zoo_core.plan.counts import Counted
 from zoo_core.plan.plan import Plan
+from zoo_core.plan.precision import Keeping, Numbers
 
-__all__ = ["Work", "work_of"]
+__all__ = ["Setting", "Work", "setting_of", "work_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What stays the same from plan to plan; compared by identity, as a search looks things up by it very often.
+
+    Args:
+        counts: the model, counted.
+        numbers: element types.
+        keeping: what blocks keep.
+    """
+
+    counts: Counted
+    numbers: Numbers
+    keeping: Keeping
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's."""
+        return self.counts.config
+
+
+@lru_cache(maxsize=64)
+def setting_of(counts: Counted, numbers: Numbers, keeping: Keeping) -> Setting:
+    """Return the setting, the same object for the same three."""
+    return Setting(counts, numbers, keeping)
 
 
 class Work(NamedTuple):
