@@ -94,6 +94,16 @@ class ModelConfig:
         return False
 
     @property
+    def rotary_positions(self) -> bool:
+        """Whether queries and keys are rotated by their positions."""
+        return not self.learned_positions
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether a GPU's fused attention kernels can do the model: no additive bias, no prompt read both ways."""
+        return True
+
+    @property
     def experts_per_token(self) -> int:
         """Routed experts that each token passes; 0 in a dense model."""
         return int(getattr(self, "num_experts_per_tok", 0) or 0)

@@ -15,7 +15,7 @@ from zoo_core.plan import Request, compose, owners, share
 from zoo_core.plan.counts import compact_table, counted
 from zoo_core.plan.hardware import hardware, hardware_names
 from zoo_core.plan.memory import owned_elements, predict_memory, stage_elements
-from zoo_core.plan.precision import Keeping, Numbers, has_flash, keeping_of
+from zoo_core.plan.precision import Keeping, Numbers, keeping_of
 from zoo_core.plan.published import PUBLISHED, predicted
 from zoo_core.registry import registry
 
@@ -164,6 +164,14 @@ def test_the_compact_table_names_the_first_expert_only():
     assert all(len(table[name].experts) == 256 for name in experts)
 
 
+def test_fused_kernels_are_missing_where_the_matrix_says_so():
+    """The planner reads the configuration, the documents read the cells."""
+    for architecture, entry in registry().models:
+        cells = {**architecture.capabilities.cells, **entry.cells}
+        missing = cells["flash_attention"].state in ("refused", "not applicable")
+        assert entry.config.fused_attention is not missing, entry.name
+
+
 @pytest.mark.parametrize(
     ("name", "flash"),
     [
@@ -175,7 +183,7 @@ def test_the_compact_table_names_the_first_expert_only():
 def test_flash_kernels_are_counted_where_they_work(name, flash):
     """As `zoo_ops.core_attention` decides: without a bias, without a prompt that is read both ways."""
     architecture, config, counts = model(name)
-    assert has_flash(architecture.capabilities, config) is flash
+    assert config.fused_attention is flash
     words = ["--model", name, "--use_flash_attention", "--bf16", "--fp16_opt_level", "O2"]
     keeping = keeping_of(load_arguments("pretrain", (), words), "gpu", flash)
     plan = compose(Request(sequence=1024), architecture, config)

@@ -14,7 +14,7 @@ from zoo_core.errors import ConfigError
 from zoo_core.plan import Plan, Request
 from zoo_core.plan.counts import Counted, counted
 from zoo_core.plan.hardware import Hardware, default_hardware, hardware
-from zoo_core.plan.precision import Keeping, Numbers, has_flash, keeping_of, numbers_of
+from zoo_core.plan.precision import Keeping, Numbers, keeping_of, numbers_of
 from zoo_core.plan.predict import MB, PARTS, Prediction, predict
 from zoo_core.plan.search import Free, Ranked, Search, free_of, search
 from zoo_core.registry import Found
@@ -106,7 +106,7 @@ def aim_at(
         raise ConfigError(f"--memory {memory} leaves nothing", f"{device.reserve / MB:.0f} MB of it are reserved", "")
     numbers = numbers_of(arguments, device.device)
     device.peak(numbers.compute)
-    keeping = keeping_of(arguments, device.device, has_flash(found.architecture.capabilities, config))
+    keeping = keeping_of(arguments, device.device, config.fused_attention)
     return Aim(device, limit, numbers, keeping, counted(found.architecture, config))
 
 

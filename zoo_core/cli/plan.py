@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from zoo_core.arguments import load_arguments
-from zoo_core.capabilities import Capabilities
 from zoo_core.cli._names import argument_flags, model_names
 from zoo_core.cli._plan import plan_dict, rank_table, stage_table
 from zoo_core.cli._predict import (
@@ -26,7 +25,6 @@ from zoo_core.errors import ConfigError, PlanError
 from zoo_core.plan import RULES, Plan, chosen_model, compose, from_arguments
 from zoo_core.plan.explain import explain, rejections
 from zoo_core.plan.hardware import hardware_names
-from zoo_core.plan.precision import has_flash
 from zoo_core.plan.predict import MB
 from zoo_core.plan.published import PUBLISHED, predicted
 from zoo_core.plan.search import Search, facts_of, free_of
@@ -164,7 +162,7 @@ def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: Mapping[str, A
     reserve = f" ({aim.device.reserve / MB:.0f} of its memory in reserve)" if aim.device.reserve else ""
     limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices{reserve}"
     print(f"hardware   {aim.device.name}, {limit}; {aim.numbers}")
-    for remark in _remarks(aim, found.architecture.capabilities):
+    for remark in _remarks(aim):
         print(f"remark     {remark}")
     print(f"\n{ranks_table(plans.ranked)}\n\nthe first of them, MB on a rank of each stage:")
     print(memory_table(best.prediction))
@@ -172,7 +170,7 @@ def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: Mapping[str, A
     return 0
 
 
-def _remarks(aim: Aim, capabilities: Capabilities) -> list[str]:
+def _remarks(aim: Aim) -> list[str]:
     """What of the arguments costs most and is perhaps not meant."""
     said = []
     if aim.device.device != "cpu":
@@ -182,7 +180,7 @@ def _remarks(aim: Aim, capabilities: Capabilities) -> list[str]:
         if not aim.keeping.flash_attention:
             said.append(
                 "attention keeps its scores; --use_flash_attention in half precision does not"
-                if has_flash(capabilities, aim.counts.config)
+                if aim.counts.config.fused_attention
                 else "attention keeps its scores: flash kernels cannot do this model's"
             )
     return said

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zoo_core.config import ModelConfig
 from zoo_core.plan.counts import Counted, Kind, LayerSizes
 from zoo_core.plan.plan import Plan
-from zoo_core.plan.precision import Keeping, Numbers, rotates
+from zoo_core.plan.precision import Keeping, Numbers
 from zoo_core.plan.work import Setting, Work, setting_of, work_of
 
 __all__ = [
@@ -159,7 +159,7 @@ def block_bytes(sizes: LayerSizes, work: Work, setting: Setting) -> Kept:
     if sizes.attention_row:
         attention += 4 * heads
         scores = _scores(work, config, heads, width, keeping)
-        if keeping.rope == "float32" and rotates(config):
+        if keeping.rope == "float32" and config.rotary_positions:
             kv = max(config.kv_heads // work.tensor, 1)
             attention += keeping.rope_copies * 4 * (heads + kv) * config.head_size
     kept = attention + scores + width * (sizes.outputs + sizes.row_inputs)

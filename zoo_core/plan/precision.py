@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoo_core.arguments import Arguments
-from zoo_core.capabilities import Capabilities
-from zoo_core.config import ModelConfig
 
-__all__ = ["Keeping", "Numbers", "has_flash", "keeping_of", "numbers_of", "rotates"]
+__all__ = ["Keeping", "Numbers", "keeping_of", "numbers_of"]
 
 _WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -103,37 +101,17 @@ _CPU_SCORES = 1 << 28
 """`zoo_ops.cpu.attention.KEEP_BYTES`, which this room cannot read: it imports paddle."""
 
 
-def has_flash(capabilities: Capabilities, config: ModelConfig) -> bool:
-    """Whether a GPU's flash kernels can do the model's attention.
-
-    They take no bias, so not that of ALiBi, which a model has that neither rotates nor learned its positions; no prompt
-    that is read both ways, which comes with positions in two dimensions; nor what the family says they lack.
-    """
-    cell = capabilities.cells.get("flash_attention")
-    if cell is not None and cell.state in ("refused", "not applicable"):
-        return False
-    two_ways = getattr(config, "position_encoding_2d", False) and getattr(config, "version", 1) == 1
-    return (config.learned_positions or rotates(config)) and not two_ways
-
-
-def rotates(config: ModelConfig) -> bool:
-    """Whether queries and keys are rotated by their positions."""
-    if getattr(config, "position_embedding", "rope") != "rope":
-        return False
-    return hasattr(config, "rope_theta") or hasattr(config, "position_encoding_2d")
-
-
-def keeping_of(arguments: Arguments, device: str, flash: bool = True) -> Keeping:
+def keeping_of(arguments: Arguments, device: str, fused_attention: bool = True) -> Keeping:
     """Return what zoo's blocks keep under these arguments.
 
     Args:
-        flash: whether a GPU's flash kernels can do the model's attention.
+        fused_attention: as the model's configuration has it.
     """
     model = arguments.model
     gpu = device != "cpu"
     half = numbers_of(arguments, device).compute_bytes == 2
     return Keeping(
-        flash_attention=not gpu or (model.use_flash_attention and half and flash),
+        flash_attention=not gpu or (model.use_flash_attention and half and fused_attention),
         fused_norm=not gpu or model.use_fused_rms_norm,
         rope="fused" if not gpu or model.use_fused_rope else "float32",
         fused_gate=gpu,

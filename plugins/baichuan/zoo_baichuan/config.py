@@ -51,6 +51,14 @@ class BaichuanConfig(ModelConfig):
                 "change one of them",
             )
 
+    @property
+    def rotary_positions(self) -> bool:
+        return self.position_embedding == "rope"
+
+    @property
+    def fused_attention(self) -> bool:
+        return self.rotary_positions
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> BaichuanConfig:
         """Read a `config.json` of `model_type` baichuan.

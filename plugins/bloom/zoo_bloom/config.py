@@ -65,6 +65,14 @@ class BloomConfig(ModelConfig):
                     f"set {name} to {only}",
                 )
 
+    @property
+    def rotary_positions(self) -> bool:
+        return False
+
+    @property
+    def fused_attention(self) -> bool:
+        return False
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> BloomConfig:
         """Read a `config.json` of `model_type` bloom, as transformers 4 or 5 or the first published files have it.

@@ -64,6 +64,10 @@ class ChatGLMConfig(ModelConfig):
     def is_v1(self) -> bool:
         return self.version == 1
 
+    @property
+    def fused_attention(self) -> bool:
+        return not self.is_v1
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> ChatGLMConfig:
         """Read a `config.json` of `model_type` chatglm.

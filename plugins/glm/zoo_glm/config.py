@@ -79,6 +79,10 @@ class GLMConfig(ModelConfig):
     def learned_positions(self) -> bool:
         return not self.is_130b
 
+    @property
+    def fused_attention(self) -> bool:
+        return self.start_token_id is None
+
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> GLMConfig:
         """Read a `config.json` of `model_type` glm or glm-130b; the ids of special tokens follow from the vocabulary
