@@ -46,9 +46,9 @@ OnIndivisible = Literal["refuse", "replicate", "pad"]
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: `normal` with standard deviation `std` and mean 0, `zeros`, or `ones`."""
+    """How a parameter starts: `normal` or `uniform` with standard deviation `std` and mean 0, `zeros`, or `ones`."""
 
-    kind: Literal["normal", "zeros", "ones"]
+    kind: Literal["normal", "uniform", "zeros", "ones"]
     std: float = 0.0
 
 

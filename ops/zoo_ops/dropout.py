@@ -20,7 +20,7 @@ from zoo_ops import parallel
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["Dropout", "dropout_context", "keep_dropout_context", "keep_mask", "set_dropout_state"]
+__all__ = ["Dropout", "dropout_context", "dropped", "keep_dropout_context", "keep_mask", "set_dropout_state"]
 
 T = TypeVar("T")
 _BITS32 = 0xFFFFFFFF
@@ -140,5 +140,10 @@ class Dropout(nn.Layer):
         rank = parallel.tensor_axis().rank
         sequence_start = rank * x.shape[1] if parallel.sequence_parallel() and not self.inside else 0
         feature_start = rank * math.prod(x.shape[2:]) if self.inside else 0
-        mask = keep_mask(self.name_, x.shape, self.p, sequence_start, feature_start)
-        return paddle.where(mask, x * (1.0 / (1.0 - self.p)), paddle.zeros_like(x))
+        return dropped(x, self.name_, self.p, sequence_start, feature_start)
+
+
+def dropped(x: Tensor, name: str, p: float, sequence_start: int = 0, feature_start: int = 0) -> Tensor:
+    """Zero the values of [B, S, ...] that `keep_mask` drops, and scale the others by 1 / (1 - p)."""
+    mask = keep_mask(name, x.shape, p, sequence_start, feature_start)
+    return paddle.where(mask, x * (1.0 / (1.0 - p)), paddle.zeros_like(x))

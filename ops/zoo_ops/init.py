@@ -27,8 +27,8 @@ def initial(seed: int, name: str, shape: Sequence[int], kind: str, std: float = 
         seed: the run's seed.
         name: single-card name of the parameter.
         shape: its global shape.
-        kind: "normal" (mean 0), "zeros" or "ones".
-        std: standard deviation of "normal".
+        kind: "normal" or "uniform" (mean 0), "zeros" or "ones".
+        std: standard deviation of "normal" and of "uniform", which reaches std x sqrt(3) either way.
 
     Raises:
         ValueError: the kind is not known.
@@ -59,10 +59,15 @@ def initial_slice(
         return np.zeros(local, np.float32)
     if kind == "ones":
         return np.ones(local, np.float32)
-    if kind != "normal":
-        raise ValueError(f"initialiser {kind!r} is not known; known are normal, zeros, ones")
+    if kind not in ("normal", "uniform"):
+        raise ValueError(f"initialiser {kind!r} is not known; known are normal, uniform, zeros, ones")
     out = np.empty(local, np.float32)
     if not out.size:
+        return out
+    if kind == "uniform":
+        # drawn whole: it is what adapters start with, which are small
+        made = _stream(seed, name, 0).random(tuple(shape), dtype=np.float32)
+        out[...] = (2 * made[tuple(slice(*part) for part in bounds)] - 1) * np.float32(std * math.sqrt(3))
         return out
     if not shape:
         out[()] = _stream(seed, name, 0).standard_normal(dtype=np.float32) * np.float32(std)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["BEST", "FORMAT", "GROUPS", "LATEST", "MANIFEST", "STATE", "stored_as"]
+__all__ = ["ADAPTERS", "BEST", "FORMAT", "GROUPS", "LATEST", "MANIFEST", "STATE", "stored_as"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
 LATEST = "latest"
 BEST = "best"
-GROUPS = {"model": "weights", "optimizer": "optimizer states", "master_weights": "master weights"}
+ADAPTERS = "lora"
+GROUPS = {"model": "weights", ADAPTERS: "adapters", "optimizer": "optimizer states", "master_weights": "master weights"}
 
 
 def stored_as(role: str, name: str) -> tuple[str, str]:

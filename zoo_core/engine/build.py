@@ -18,12 +18,14 @@ from zoo_core.config import ModelConfig
 from zoo_core.engine.parts import element_type, has_expert
 from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
+from zoo_core.peft import LoraSpec, is_adapter
 from zoo_core.pipeline import PipeLayer
 from zoo_ops import Dropout
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
+from zoo_ops.lora import adapted
 
-__all__ = ["Held", "Source", "Stage", "build_layer", "from_seed", "initial_values"]
+__all__ = ["Held", "Source", "Stage", "build_layer", "from_both", "from_seed", "initial_values"]
 
 Source = Callable[[Rule], "np.ndarray[Any, Any]"]
 """Gives this rank's part of a parameter, in the element type it is to have (bfloat16 as uint16 bits)."""
@@ -49,6 +51,7 @@ class Stage:
         dtype: element type of the parameters, "float32" or "bfloat16" or "float16".
         gather_logits: the head returns whole logits on every rank.
         experts: degree of the expert axis and the place on it; this rank has that share of a layer's experts.
+        lora: adapters, whose rows are in `table`; then nothing else is trained.
     """
 
     table: Mapping[str, Rule]
@@ -58,9 +61,12 @@ class Stage:
     dtype: str = "float32"
     gather_logits: bool = False
     experts: tuple[int, int] = (1, 0)
+    lora: LoraSpec | None = None
 
     def __post_init__(self) -> None:
         self.held: dict[str, Held] = {}
+        self.adapted: dict[str, Any] = {}
+        """The layers with adapters, by single-card name."""
 
     def has(self, rule: Rule) -> bool:
         """Whether this rank holds (its part of) the parameter: not where another rank has the expert."""
@@ -94,6 +100,11 @@ def from_seed(seed: int, config: ModelConfig, degree: int, rank: int) -> Source:
     return part
 
 
+def from_both(base: Source, adapters: Source) -> Source:
+    """Values of adapters from one source, all others from the other."""
+    return lambda rule: (adapters if is_adapter(rule.name) else base)(rule)
+
+
 def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
     """Build one layer of the pipeline, put parallel layers in place, and load this rank's values.
 
@@ -123,15 +134,30 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
             continue
         made = {own: _materialise(rule, stage) for own, rule in rules.items()}
         swapped = _swap(module, rules, made, stage) if stage.degree > 1 else None
-        if swapped is not None:
-            _put(layer, path, swapped)
-            continue
-        for own, tensor in made.items():
-            if own in module._parameters:
-                module._parameters[own] = tensor
-            else:
-                module._buffers[own] = tensor
+        if swapped is None:
+            for own, tensor in made.items():
+                if own in module._parameters:
+                    module._parameters[own] = tensor
+                else:
+                    module._buffers[own] = tensor
+        final = _adapt(swapped or module, prefix, stage)
+        if final is not module:
+            _put(layer, path, final)
     return layer
+
+
+def _adapt(module: nn.Layer, name: str, stage: Stage) -> nn.Layer:
+    """The layer with its adapter, if it has one."""
+    if stage.lora is None or f"{name}.lora_A" not in stage.table:
+        return module
+    lora_A, lora_B = (_materialise(stage.table[f"{name}.lora_{which}"], stage) for which in "AB")
+    try:
+        stage.adapted[name] = adapted(module, lora_A, lora_B, stage.lora.scale(name), stage.lora.dropout, name)
+    except TypeError as error:
+        raise LayoutError(
+            f"{name} cannot have an adapter", str(error), "leave it out with lora_target_modules"
+        ) from error
+    return stage.adapted[name]  # type: ignore[no-any-return]
 
 
 def _drop_expert(layer: nn.Layer, path: str, rule: Rule) -> None:
@@ -173,7 +199,8 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
     if owner.buffer:
         tensor.stop_gradient = True
     else:
-        tensor = EagerParamBase.from_tensor(tensor, name=rule.single, trainable=True)
+        trained = stage.lora is None or is_adapter(rule.single)
+        tensor = EagerParamBase.from_tensor(tensor, name=rule.single, trainable=trained)
         tensor.is_distributed = owner.dim is not None
         tensor.no_sync = True  # values follow from the name or the checkpoint: nothing is broadcast at the start
     stage.held[rule.single] = Held(owner, tensor)

@@ -45,12 +45,20 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         feed: where the micro batches are.
         plan: says what is recomputed, and how many replicas share a step.
         replica: which of them this is.
+        frozen: the embedding is not trained, so what it gives would have no gradient.
     """
 
     def __init__(
-        self, layers: Sequence[tuple[PipeLayer, nn.Layer]], number: int, feed: Feed, plan: Plan, replica: int = 0
+        self,
+        layers: Sequence[tuple[PipeLayer, nn.Layer]],
+        number: int,
+        feed: Feed,
+        plan: Plan,
+        replica: int = 0,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
+        self._frozen = frozen
         self._replicas, self._replica = plan.replicas, replica
         self.number = number
         self._feed = feed
@@ -82,6 +90,9 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         for element, layer, wanted in zip(self._elements, self.run, self._recomputed, strict=True):
             own = cache[block] if cache is not None and element.is_block else None
             block += element.is_block
+            if self._frozen and self.training and x is not None and x.stop_gradient:
+                # recomputed blocks, and stages, pass gradients on only where their input has one
+                x.stop_gradient = False
             if self._whole and wanted and self.training and cache is None:
                 x = recompute(keep_dropout_context(layer), x, batch, preserve_rng_state=False)
             else:

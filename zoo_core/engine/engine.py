@@ -20,6 +20,7 @@ from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.engine.parts import tied_across_stages
 from zoo_core.layout import Rule, Vocab, local_shape
+from zoo_core.peft import LoraSpec, is_adapter, with_adapters
 from zoo_core.registry import Architecture
 from zoo_ops import Batch, Router, cross_entropy, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
@@ -90,6 +91,8 @@ class Engine:
         settings: of the optimizer; `None` for a model that is only run.
         kernels: which fused kernels model code may use.
         gather_logits: keep whole logits on every rank of the tensor axis.
+        amp: what `paddle.amp.auto_cast` is given.
+        lora: adapters beside the model, which are all that is trained; `source` gives their values too.
     """
 
     def __init__(
@@ -103,14 +106,17 @@ class Engine:
         kernels: Kernels | None = None,
         gather_logits: bool = False,
         amp: Mapping[str, Any] | None = None,
+        lora: LoraSpec | None = None,
     ) -> None:
-        self.mesh, self.config, self.dtype = mesh, config, dtype
+        self.mesh, self.config, self.dtype, self.lora = mesh, config, dtype, lora
         self.table: dict[str, Rule] = architecture.table(config)
+        if lora is not None:
+            self.table = with_adapters(self.table, lora)
         self._amp = dict(amp or {"enable": False})
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
-        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts)
+        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora)
         self._feed = Feed()
         self._elements = architecture.pipe_layers(config)
         self._denominator = 1.0
@@ -133,19 +139,23 @@ class Engine:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
         self._routers = [layer for layer in layers.sublayers() if isinstance(layer, Router)]
+        for router in self._routers if lora is not None else ():
+            router.balance_rate = 0.0  # the base model stays as it is
         self.held = self._stage.held
         self.tied = tied_across_stages(plan, self.table)
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 
     def is_trained(self, name: str) -> bool:
         """Whether a parameter, of whatever stage, has optimizer states."""
+        if self.lora is not None:
+            return is_adapter(name)
         held = self.held.get(self.table[name].single)
         return held is None or not held.tensor.stop_gradient
 
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:
             layers = [(element, build_layer(element, self._stage)) for element in self._elements[start:stop]]
-            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica)
+            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica, self.lora is not None)
 
         return build
 

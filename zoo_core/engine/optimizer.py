@@ -41,6 +41,7 @@ class OptimizerSettings:
         master_weights: keep fp32 copies of half-precision weights.
         master_grad: accumulate and reduce gradients of half-precision weights in fp32.
         loss_scale: first scale of the loss, which float16 needs; 0 does not scale.
+        lora_plus: learning rate of the adapters' B over that of everything else (LoRA+, arXiv 2402.12354).
     """
 
     beta1: float = 0.9
@@ -51,6 +52,7 @@ class OptimizerSettings:
     master_weights: bool = False
     master_grad: bool = False
     loss_scale: float = 0.0
+    lora_plus: float = 1.0
 
     @staticmethod
     def decays(name: str) -> bool:
@@ -92,6 +94,9 @@ class Updater:
         self._tied_names = tied
         self._held, self._mesh, plan = held, mesh, mesh.plan
         self._trained = {n: h for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
+        for name, h in self._trained.items():
+            if settings.lora_plus != 1.0 and name.endswith(".lora_B"):
+                h.tensor.optimize_attr["learning_rate"] = settings.lora_plus
         # Replicas hold different experts: fleet, which averages over all of them, must not see these.
         self._experts = {n: h for n, h in self._trained.items() if plan.expert > 1 and h.rule.expert is not None}
         common = [h.tensor for n, h in self._trained.items() if n not in self._experts]

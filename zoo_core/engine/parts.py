@@ -94,7 +94,9 @@ class Parts:
         return self._writes(rule, alone or self.place.sharding == 0)
 
 
-def read_weight(reader: Reader, rule: Rule, degree: int, rank: int, dtype: str) -> np.ndarray[Any, Any]:
+def read_weight(
+    reader: Reader, rule: Rule, degree: int, rank: int, dtype: str, group: str = ""
+) -> np.ndarray[Any, Any]:
     """Read this rank's part of a weight in `dtype`.
 
     Half-precision weights that were saved with an fp32 copy are rounded values of it: whatever else than the saved
@@ -102,14 +104,15 @@ def read_weight(reader: Reader, rule: Rule, degree: int, rank: int, dtype: str) 
 
     Args:
         degree: size of the tensor axis, `rank` the place on it.
+        group: the files of a checkpoint that it is in, where they are not the model's.
 
     Raises:
         CheckpointError: the weight is missing or has another shape.
     """
-    kind = element_type(rule, dtype)
-    role = "weight"
-    if reader.dtype_of(rule.name) != kind and reader.has(rule.name, "master"):
-        role = "master"
+    kind, prefix = element_type(rule, dtype), f"{group}:" if group else ""
+    role = f"{prefix}weight"
+    if reader.dtype_of(rule.name, role) != kind and reader.has(rule.name, f"{prefix}master"):
+        role = f"{prefix}master"
     return reader.read_local(rule.name, degree, rank, dtype=kind, role=role)
 
 
@@ -121,6 +124,6 @@ def read_state(
     Raises:
         CheckpointError: a state is missing or has another shape.
     """
-    if role == "master" and not reader.has(name, role):
-        role = "weight"
+    if role.endswith("master") and not reader.has(name, role):
+        role = role.removesuffix("master") + "weight"
     return reader.read_local(name, degree, rank, flat, dtype="float32", role=role)

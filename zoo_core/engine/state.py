@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint, verify
-from zoo_core.checkpoint.names import MANIFEST
+from zoo_core.checkpoint.names import ADAPTERS, MANIFEST
 from zoo_core.checkpoint.writer import Extras
 from zoo_core.engine.build import Source
 from zoo_core.engine.channel import Channel
@@ -20,21 +20,23 @@ from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.parts import Parts, element_type, read_state, read_weight
 from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
+from zoo_core.peft import is_adapter
 
 __all__ = ["check_files", "from_checkpoint", "load_states", "local_tensors", "pending_save", "save"]
 
 
-def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32") -> Source:
+def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32", group: str = "") -> Source:
     """Values from a checkpoint or a Hugging Face folder: this rank's slices only.
 
     Args:
         reader: over the folder, with the model's table.
         dtype: element type the parameters are to have.
+        group: the files of a checkpoint that they are in: of adapters, `ADAPTERS`.
     """
     degree, rank = mesh.plan.tensor, mesh.place.tensor
 
     def part(rule: Rule) -> np.ndarray[Any, Any]:
-        return read_weight(reader, rule, degree, rank, dtype)
+        return read_weight(reader, rule, degree, rank, dtype, group)
 
     return part
 
@@ -48,23 +50,34 @@ def _values(tensor: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
+def saved_role(engine: Engine, role: str) -> str:
+    """The role under which a checkpoint keeps something: adapters have files of their own."""
+    return role if engine.lora is None else f"{ADAPTERS}:{role}"
+
+
 def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
-    """Yield what this rank holds, one tensor at a time; of equal copies only one rank is told to write."""
+    """Yield what this rank holds and a checkpoint keeps, one tensor at a time; of equal copies one rank writes.
+
+    Of a model with adapters that is the adapters: the model stays what it was.
+    """
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
     split: dict[str, Any] = {"degree": plan.tensor, "rank": mesh.place.tensor}
     parts = Parts(plan, mesh.rank, engine.table)
-    for turn, (name, held) in enumerate(engine.held.items()):
+    kept = {name: held for name, held in engine.held.items() if engine.lora is None or is_adapter(name)}
+    for turn, (name, held) in enumerate(kept.items()):
         flat = updater.flat_range(name) if updater is not None else None
         tensor = held.tensor if updater is None else updater.weight(name)
         writes = parts.writes_weight(held.rule, turn, flat)
-        yield LocalTensor(held.rule, _values(tensor), _dtype(tensor), flat=flat, writes=writes, **split)
+        role = saved_role(engine, "weight")
+        yield LocalTensor(held.rule, _values(tensor), _dtype(tensor), role, flat=flat, writes=writes, **split)
     if updater is None or not states:
         return
     for state in updater.states():
         rule = engine.held[state.name].rule
         writes = parts.writes_state(rule, state.flat)
+        role = saved_role(engine, state.role)
         yield LocalTensor(
-            rule, _values(state.tensor), _dtype(state.tensor), state.role, flat=state.flat, writes=writes, **split
+            rule, _values(state.tensor), _dtype(state.tensor), role, flat=state.flat, writes=writes, **split
         )
 
 
@@ -110,22 +123,24 @@ def pending_save(
     tensors = local_tensors(engine, states)
     if copied:
         tensors = _drained(deque(tensor for tensor in tensors if tensor.writes))
-    channel = _channel(mesh)
+    channel, lora = _channel(mesh), engine.lora
+    table = engine.table if lora is None else {n: rule for n, rule in engine.table.items() if is_adapter(n)}
     return partial(
         save_checkpoint,
         root,
         step,
         tensors,
         entries=contents(
-            engine.table,
+            table,
             weight=engine.dtype,
             states=roles,
             trained=engine.is_trained,
-            dtypes={name: element_type(rule, engine.dtype) for name, rule in engine.table.items()},
+            dtypes={name: element_type(rule, engine.dtype) for name, rule in table.items()},
+            group=ADAPTERS if lora is not None else "",
         ),
-        table=engine.table,
+        table=table,
         config=engine.config,
-        state={**state, "beta_powers": powers, "loss_scale": scale},
+        state={**state, "beta_powers": powers, "loss_scale": scale, **({"lora": lora.to_dict()} if lora else {})},
         layout={
             "data_parallel_degree": plan.data,
             "sharding_parallel_degree": plan.sharding,
@@ -189,14 +204,15 @@ def load_states(engine: Engine, reader: Reader) -> None:
         return
     updater.make_states()
     first = next(iter(updater.states()), None)
-    if first is not None and not reader.has(first.name, first.role):
+    if first is not None and not reader.has(first.name, saved_role(engine, first.role)):
         raise CheckpointError(
             f"{reader.folder} has no optimizer states",
             f"{first.role} of {first.name} is not in it; --ignore_save_lr_and_optim saves weights alone",
             "--ignore_load_lr_and_optim goes on from its weights alone",
         )
     for state in updater.states():
-        values = read_state(reader, state.name, state.role, mesh.plan.tensor, mesh.place.tensor, state.flat)
+        role = saved_role(engine, state.role)
+        values = read_state(reader, state.name, role, mesh.plan.tensor, mesh.place.tensor, state.flat)
         state.tensor.set_value(values.reshape(state.tensor.shape))
     powers = reader.state.get("beta_powers")
     if powers:
