@@ -28,6 +28,11 @@ COMMANDS: dict[str, Entry] = {
     "plugins": Entry(
         "zoo_core.cli.plugins", "list the installed plugins, and what is wrong with broken ones", direct=True
     ),
+    "matrix": Entry("zoo_core.cli.matrix", "show what every family can do, and how far that is proved", direct=True),
+    "capabilities": Entry(
+        "zoo_core.cli.capabilities", "show what one model can do, and which tests show it", direct=True
+    ),
+    "new-plugin": Entry("zoo_core.cli.new_plugin", "write a plugin package to make one's own architecture in"),
     "layout": Entry("zoo_core.cli.layout", "show every parameter of a model and how it splits"),
     "plan": Entry("zoo_core.cli.plan", "rank legal plans by predicted speed, or say what one would be", direct=True),
     "calibrate": Entry("zoo_core.cli.calibrate", "measure this machine's device, for zoo plan --hardware", direct=True),

@@ -10,11 +10,28 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from zoo_core.checkpoint import save_hf, whole_tensors
+from zoo_core.checkpoint.hf import hf_places
+from zoo_core.config import ModelConfig
 from zoo_core.registry import Architecture
 from zoo_core.testing.golden import read_weights
-from zoo_core.testing.models import build
+from zoo_core.testing.models import build, random_weights
 
-__all__ = ["check_hf_round_trip"]
+__all__ = ["check_hf_round_trip", "check_random_round_trip"]
+
+
+def check_random_round_trip(arch: Architecture, config: ModelConfig, folder: Path) -> None:
+    """Export random weights to `folder / "first"` and hold that folder to `check_hf_round_trip`.
+
+    Every parameter that is its own must be in the files: one without a Hugging Face name would be lost.
+    """
+    table = arch.table(config)
+    for name, rule in table.items():
+        assert hf_places(rule) or rule.single != name, (
+            f"{name} has no Hugging Face name, so exports lose it; give its row hf= (or its parts hf=)"
+        )
+    weights = random_weights(table)
+    save_hf(folder / "first", whole_tensors(table, weights, "float32"), table=table, config=config, dtype="float32")
+    check_hf_round_trip(arch, folder / "first", folder / "second")
 
 
 def check_hf_round_trip(arch: Architecture, folder: Path, target: Path, **changes: Any) -> None:

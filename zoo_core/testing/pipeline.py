@@ -35,6 +35,11 @@ def check_pipeline(arch: Architecture, config: ModelConfig, labels: Tensor | Non
 
     batch, x, built = Batch(ids, labels=labels), None, [layer.factory() for layer in layers]
     for entry, layer in zip(layers, built, strict=True):
+        for name in layer.state_dict():
+            assert entry.single(name) in table, (
+                f"the layer of the pipeline list with the prefix {entry.prefix!r} holds {entry.single(name)}, which is "
+                "no row of the table; correct the prefix, or add the row"
+            )
         set_weights(layer, table, weights, entry.single)
         if entry.attention:
             assert any(path == entry.attention for path, _ in layer.named_sublayers()), (

@@ -16,10 +16,20 @@ import numpy as np
 from zoo_core.checkpoint.hf import hf_places
 from zoo_core.checkpoint.places import published_place, stored_shape
 from zoo_core.config import ModelConfig
+from zoo_core.errors import PluginError
 from zoo_core.layout import local_shape, match, merge, objection, split
+from zoo_core.plan.owner import owners
 from zoo_core.registry import Architecture
 
-__all__ = ["check_fusing", "check_layout", "check_model_matches", "check_published", "check_splits", "check_table"]
+__all__ = [
+    "check_fusing",
+    "check_layout",
+    "check_model_matches",
+    "check_pipe_prefixes",
+    "check_published",
+    "check_splits",
+    "check_table",
+]
 
 
 def check_layout(arch: Architecture, config: ModelConfig) -> None:
@@ -104,12 +114,68 @@ def _numbered(pattern: str) -> Iterator[str]:
 def check_model_matches(arch: Architecture, config: ModelConfig) -> None:
     """Every parameter and buffer that the model saves has one row of its kind and shape, and every row a tensor.
 
-    Imports paddle.
+    What the model holds once under two names is tied in the table, and nothing else is. Imports paddle.
     """
     model = arch.build_model(config)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    table = match(arch.rules(config), shapes, config.num_hidden_layers)
+    tensors = model.state_dict()
+    table = match(
+        arch.rules(config), {name: tensor.shape for name, tensor in tensors.items()}, config.num_hidden_layers
+    )
+    order = {name: place for place, name in enumerate(table)}
+    by_tensor: dict[int, list[str]] = {}
+    for name in sorted(tensors, key=order.__getitem__):
+        by_tensor.setdefault(id(tensors[name]), []).append(name)
+    for owner, *others in by_tensor.values():
+        for name in others:
+            assert table[name].single == table[owner].single, (
+                f"{owner} and {name} are one tensor in the model and two in the table; give the row of {name} "
+                f"tied_to={owner!r}, or hold two parameters in the model"
+            )
     trained = {table[name].single for name, _ in model.named_parameters()}
     for name, rule in table.items():
         if rule.single == name:
             assert rule.buffer != (name in trained), f"{name} is {'' if rule.buffer else 'not '}a buffer in the table"
+        elif name in tensors:
+            assert tensors[name] is tensors[rule.single], (
+                f"the row of {name} is tied to {rule.single}, and in the model they are two tensors; "
+                "take tied_to away, or share the parameter in the model"
+            )
+
+
+def check_pipe_prefixes(arch: Architecture, config: ModelConfig) -> None:
+    """Without building anything: every parameter of the table lies under a layer of the list, every layer has some."""
+    layers, table = arch.pipe_layers(config), arch.table(config)
+    prefixes = [layer.prefix for layer in layers]
+    blocks = [layer.prefix for layer in layers if layer.is_block]
+    assert len(blocks) == config.num_hidden_layers, (
+        f"the pipeline list has {len(blocks)} blocks (is_block=True) and the configuration {config.num_hidden_layers} "
+        "layers; give one block for each"
+    )
+    twice = [prefix for prefix, count in Counter(blocks).items() if count > 1]
+    assert not twice, f"two blocks of the pipeline list have the prefix {twice[0]!r}; each has its own layer number"
+    for number, prefix in enumerate(blocks):
+        if not any(name.startswith(f"{prefix}.") for name in table):
+            missing = sorted({_numbered_prefix(name) for name in table} - {*blocks, ""}, key=_by_number)
+            raise AssertionError(
+                f"block {number} of the pipeline list has the prefix {prefix!r}, and no row of the table is under it"
+                + (f"; {missing[0]!r} has parameters and no block: is the number in the prefix off?" if missing else "")
+            )
+    try:
+        owned = owners(table, prefixes, [layer.is_block for layer in layers])
+    except PluginError as error:
+        raise AssertionError(f"{error.what}; {error.todo}") from error
+    for index, prefix in enumerate(prefixes):
+        assert index in owned.values(), (
+            f"layer {index} of the pipeline list, with the prefix {prefix!r}, has no parameter of the table; "
+            "correct its prefix"
+        )
+
+
+def _numbered_prefix(name: str) -> str:
+    """The name up to its first number, that included; empty where it has none."""
+    found = re.match(r"(.*?\.\d+)\.", name)
+    return found[1] if found else ""
+
+
+def _by_number(prefix: str) -> int:
+    return int(prefix.rpartition(".")[2])
