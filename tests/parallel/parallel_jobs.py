@@ -94,8 +94,8 @@ def tail(logs: Path, lines: int = 25) -> str:
 class Results:
     """Runs tasks once, in as few launches as there are different worlds, and keeps what they found."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, worker: Path = WORKER) -> None:
+        self.folder, self._worker = folder, worker
         self._launches = 0
         self._failed: dict[str, str] = {}
 
@@ -118,7 +118,7 @@ class Results:
         logs.mkdir(parents=True)
         listed = place / "tasks.json"
         listed.write_text(json.dumps(tasks), encoding="utf-8")
-        words = [str(WORKER), str(listed), str(self.folder)]
+        words = [str(self._worker), str(listed), str(self.folder)]
         running = []
         for number, command in enumerate(commands(processes, nodes, logs, words)):
             with open(logs / f"launcher{number}", "wb") as log:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from zoo_core.arguments import load_arguments
-from zoo_core.environment import cpu_environment
-from zoo_core.plan import Request, compose
-from zoo_core.plan.counts import counted
-from zoo_core.plan.memory import owned_elements, predict_memory
-from zoo_core.plan.precision import keeping_of, numbers_of
-from zoo_core.registry import registry
+sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
+
+from parallel_jobs import Results  # noqa: E402
+
+from zoo_core.arguments import load_arguments  # noqa: E402
+from zoo_core.environment import cpu_environment  # noqa: E402
+from zoo_core.plan import Request, compose  # noqa: E402
+from zoo_core.plan.counts import counted  # noqa: E402
+from zoo_core.plan.memory import owned_elements, predict_memory  # noqa: E402
+from zoo_core.plan.precision import keeping_of, numbers_of  # noqa: E402
+from zoo_core.registry import registry  # noqa: E402
 
 MODELS = (
     "facebook/llama-7b", "qwen/qwen-7b", "gpt3-345M", "THUDM/chatglm-6b", "THUDM/chatglm2-6b", "bigscience/bloom-560m",
@@ -95,3 +100,61 @@ def test_states_are_shared_as_fleet_shares_them(built, name, stage):
     architecture, config, counts = tiny(name)
     plan = compose(Request(world=4, sharding_stage=stage), architecture, config)
     assert list(owned_elements(plan, counts, 0)) == built[name][f"stage{stage}"]
+
+
+LAYOUTS = {
+    "tp2": {"world": 2, "tensor": 2},
+    "pp2": {"world": 2, "pipeline": 2},
+    "stage1": {"world": 2, "sharding_stage": 1},
+    "stage2": {"world": 2, "sharding_stage": 2},
+    "stage3": {"world": 2, "sharding_stage": 3},
+    "tp2xpp2": {"world": 4, "tensor": 2, "pipeline": 2},
+    "tp2xstage2": {"world": 4, "tensor": 2, "sharding_stage": 2},
+    "ep2xpp2": {"world": 4, "expert": 2, "pipeline": 2},
+}
+QUICK = ("meta-llama/Meta-Llama-3-8B", "bigscience/bloom-560m")
+"""Two key/value heads, and a head that is the embedding; the others are for `make soak`."""
+
+
+def _cases():
+    for layout in LAYOUTS:
+        for name in MODELS + QUICK[:1]:
+            if "expert" not in LAYOUTS[layout] or "DeepSeek" in name:
+                marks = [] if name in QUICK else [pytest.mark.soak]
+                yield pytest.param(layout, name, id=f"{name.rpartition('/')[2]}@{layout}", marks=marks)
+
+
+@pytest.fixture(scope="module")
+def held(request, tmp_path_factory):
+    """What each rank of the chosen cases held; the cases of as many processes share a launch."""
+    chosen = {
+        (item.callspec.params["layout"], item.callspec.params["name"])
+        for item in request.session.items
+        if "held" in getattr(item, "fixturenames", ())
+    }
+    results = Results(tmp_path_factory.mktemp("held"), Path(__file__).with_name("planned_worker.py"))
+    tasks = [
+        {"id": f"{name.rpartition('/')[2]}@{layout}", "model": name, "scale": "tiny", "config": {}, "steps": 1,
+         "request": {"micro_batch": 2, "accumulate": 2, **LAYOUTS[layout]}}
+        for layout, name in sorted(chosen)
+    ]  # fmt: skip
+    for world in (2, 4):
+        results.run([task for task in tasks if task["request"]["world"] == world], world)
+    return results
+
+
+@pytest.mark.parametrize(("layout", "name"), _cases())
+def test_every_rank_holds_the_bytes_that_are_predicted(held, layout, name):
+    """Weights, gradients before the update, optimizer states: of every rank, to the byte."""
+    architecture, config, counts = tiny(name)
+    plan = compose(Request(sequence=16, micro_batch=2, accumulate=2, **LAYOUTS[layout]), architecture, config)
+    ranks = held.of(f"{name.rpartition('/')[2]}@{layout}")["ranks"]
+    arguments = load_arguments("pretrain", (), ["--model", name])
+    numbers, keeping = numbers_of(arguments, "cpu"), keeping_of(arguments, "cpu")
+    assert len(ranks) == plan.world
+    for rank, seen in enumerate(ranks):
+        place = plan.coordinates(rank)
+        owned = [owned_elements(plan, counts, stage)[place.sharding] for stage in range(plan.pipeline)]
+        stage = predict_memory(plan, counts, numbers, keeping, owned=owned)[place.pipe]
+        predicted = {part: getattr(stage, part) for part in ("weights", "gradients", "optimizer")}
+        assert predicted == {part: seen[part] for part in predicted}

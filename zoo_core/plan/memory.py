@@ -46,6 +46,8 @@ _ROWS = 128
 """Queries that zoo's CPU attention takes at once; of the keys of a block it keeps all that any of them sees."""
 _WHOLE = 1024
 """Under stage 3, parameters of at most so many elements stay whole."""
+_ALIGNED = {"cpu": 4096}
+"""Under stage 3, bytes of which fleet makes every other parameter a multiple (`alignment`); 256 on other devices."""
 
 
 class Kept(NamedTuple):
@@ -122,24 +124,28 @@ def stage_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, int, i
     return counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
 
 
-def owned_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, ...]:
+def owned_elements(plan: Plan, counts: Counted, stage: int, width: int = 4) -> tuple[int, ...]:
     """Return the elements whose optimizer states each rank of the sharding axis holds, experts' left out where spread.
 
     Stages 1 and 2 give whole parameters away, each to the rank that has least so far: stage 1 the largest first
     (`DygraphShardingOptimizer`), stage 2 in the model's order (`GroupShardedOptimizerStage2`). Stage 3 cuts every
-    parameter that is not small.
+    parameter that is not small, after filling it up.
+
+    Args:
+        width: bytes of an element of a parameter.
     """
     sizes = counts.parameter_sizes(plan.tensor, plan.chunks(stage), plan.expert > 1)
-    return _owned(sizes, plan.sharding, plan.sharding_stage)
+    return _owned(sizes, plan.sharding, plan.sharding_stage, _ALIGNED.get(plan.device, 256) // width)
 
 
 @lru_cache(maxsize=256)
-def _owned(sizes: tuple[int, ...], degree: int, stage: int) -> tuple[int, ...]:
+def _owned(sizes: tuple[int, ...], degree: int, stage: int, unit: int) -> tuple[int, ...]:
     if stage == 0 or degree == 1:
         return (sum(sizes),) * degree
     if stage == 3:
         whole = sum(size for size in sizes if size <= _WHOLE)
-        return (whole + sum(-(-size // degree) for size in sizes if size > _WHOLE),) * degree
+        filled = (-(-size // unit) * unit for size in sizes if size > _WHOLE)
+        return (whole + sum(-(-size // degree) for size in filled),) * degree
     heap = [(0, rank) for rank in range(degree)]
     heapify(heap)
     for size in sorted(sizes, reverse=True) if stage == 1 else sizes:
@@ -258,7 +264,7 @@ def predict_memory(
     setting, work = setting_of(counts, numbers, keeping), work_of(plan, counts.config)
     found = []
     for stage in range(plan.pipeline) if stages is None else stages:
-        mine = owned[stage] if owned is not None else max(owned_elements(plan, counts, stage))
+        mine = owned[stage] if owned is not None else max(owned_elements(plan, counts, stage, numbers.weight_bytes))
         found.append(_stage(plan, setting, work, process, stage, mine))
     return tuple(found)
 
