@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.nn import LayerNorm
 
 from zoo_ops.cpu.elementwise import rms_norm_cpu
 from zoo_ops.kernels import cpu_path, kernels, say_once
@@ -37,6 +36,20 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     if cpu_path(x, weight_H, least=1 << 14):
         return rms_norm_cpu(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`paddle.nn.LayerNorm` whose input has its gradient also where the weight is not trained.
+
+    The gradient that Paddle 3.3.1 gives the input on CPU is another one when the weight wants none.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if x.place.is_cpu_place() and weight is not None and weight.stop_gradient and not x.stop_gradient:
+            weight = weight.detach()
+            weight.stop_gradient = False
+        return F.layer_norm(x, self._normalized_shape, weight, bias, self._epsilon)
 
 
 class RMSNorm(nn.Layer):
