@@ -1,6 +1,7 @@
-"""Write the parts of README.md and README.zh-CN.md that follow from the code: models, proved layouts, speed.
+"""Write the parts of READMEs that follow from the code: models, the capability matrix, proved layouts, speed.
 
-`python docs/generate_readme.py` rewrites both files; a test fails where they differ from what it would write.
+`python docs/generate_readme.py` rewrites README.md, README.zh-CN.md and those of the plugins; a test fails where they
+differ from what it would write.
 """
 
 from __future__ import annotations
@@ -8,10 +9,15 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 from pathlib import Path
 
 from zoo_core.cli._text import count_text
 from zoo_core.registry import Architecture, registry
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import generate_matrix  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh-CN.md"}
@@ -89,7 +95,8 @@ def speed(language: str) -> str:
 def rewritten(language: str) -> str:
     """Return the README of a language with its generated parts made anew."""
     text = READMES[language].read_text(encoding="utf-8")
-    for name, make in (("layouts", layouts), ("models", models), ("speed", speed)):
+    made = {"matrix": generate_matrix.matrix, "layouts": layouts, "models": models, "speed": speed}
+    for name, make in made.items():
         block = f"<!-- {name} -->\n{make(language)}\n<!-- /{name} -->"
         text, count = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL)
         assert count == 1, f"{READMES[language].name} has {count} places for {name}"
@@ -97,10 +104,12 @@ def rewritten(language: str) -> str:
 
 
 def main() -> None:
-    """Rewrite both files."""
-    for language, path in READMES.items():
-        path.write_text(rewritten(language), encoding="utf-8")
-        print(f"wrote {path.relative_to(ROOT)}")
+    """Rewrite the files that differ."""
+    made = {path: rewritten(language) for language, path in READMES.items()} | generate_matrix.plugins()
+    for path, text in made.items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

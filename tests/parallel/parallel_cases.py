@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from zoo_core.capabilities import STRATEGIES
+from zoo_core.plan import Request
+
 DEFAULT_EPSILON = 1e-8
 WEIGHTS_EPSILON = 1e-3
 """For weights: the default amplifies the rounding noise of gradients that are zero in exact arithmetic."""
@@ -179,11 +182,22 @@ _MORE |= {
 }
 
 
+_DATA_SHARDED = ("dp2xsharding2-stage1", "dp2xsharding2-stage2", "dp2xsharding2-stage3")
+_RECORDED = [
+    (family, layout)
+    for family in ("llama", "qwen", *_FAMILIES)
+    for layout in _DATA_SHARDED
+    if layout not in _MORE.get(family, ())
+]
+"""For cells of the capability matrix that no other case of the family proves."""
+
+
 def _pairs() -> list[tuple[str, str]]:
     """(model, layout) of every case; the models of a layout stand together, so that they share its groups."""
     found = [(family + _BLOCKS.get(layout, ""), layout) for layout in _BOTH for family in ("llama", "qwen")]
     found += [(name + ("-8" if layout == "pp4-interleaved" else ""), layout) for name in _FAMILIES for layout in _EACH]
     found += [(model, layout) for model, layouts in _MORE.items() for layout in layouts]
+    found += _RECORDED
     return sorted(found, key=lambda case: list(LAYOUTS).index(case[1]))
 
 
@@ -195,8 +209,9 @@ IN_SOAK = {
         "dp2", "dp2xtp2", "tp2xsharding2-stage2", "tp2xpp2xsharding2-stage1", "dp2xsharding2-stage1",
         "dp2xsharding2-stage3",
     )
-} | {("qwen-4", "pp4")}  # fmt: skip
-"""Cases that llama shows in `make test` in the same or a harder form; `make soak` runs them."""
+} | {("qwen-4", "pp4")} | set(_RECORDED)  # fmt: skip
+"""Cases that llama shows in `make test` in the same or a harder form, and those for the capability matrix alone;
+`make soak` runs them, and `make record`."""
 
 RECOMPUTE = ("full", "full_attn", "core_attn")
 
@@ -224,6 +239,13 @@ def recompute_of(case: tuple[str, str]) -> str:
     """What a case recomputes; the kinds take turns, the other family of a layout has the next one."""
     model, layout = case
     return RECOMPUTE[(list(LAYOUTS).index(layout) + list(MODELS).index(model)) % 3]
+
+
+def cells_of(case: tuple[str, str]) -> list[str]:
+    """The strategies of the capability matrix that a case runs, as the planner names what is on."""
+    layout = LAYOUTS[case[1]]
+    on = Request(world=layout.world, recompute=recompute_of(case), **layout.degrees).resolved().strategies
+    return [cell.name for cell in STRATEGIES if cell.name in on]
 
 
 def learning_rate(step: int) -> float:

@@ -13,6 +13,8 @@ import pytest
 from parallel_cases import TOLERANCE, task_id
 from parallel_jobs import tensors
 
+from zoo_core.registry import registry
+
 pytestmark = pytest.mark.parametrize(
     ("model", "layout"),
     [
@@ -20,6 +22,13 @@ pytestmark = pytest.mark.parametrize(
         for case in cases.CASES
     ],
 )
+
+
+@pytest.fixture(autouse=True)
+def claims(zoo_evidence, model, layout):
+    """What the four comparisons of a case prove."""
+    name, _ = cases.MODELS[model]
+    zoo_evidence(registry().find(name).architecture.family, *cases.cells_of((model, layout)), tier="T2", model=name)
 
 
 def test_losses_and_norms(trained, model, layout):

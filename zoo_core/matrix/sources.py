@@ -37,6 +37,7 @@ _LEFT_OUT = {
 _PARALLEL = ("layout", "plan", "engine", "checkpoint", "ops", "plugin")
 _TUNING = (*_PARALLEL, "train", "peft")
 _CELLS: dict[str, tuple[str, ...]] = {
+    "pretrain": (*_PARALLEL, "train"),
     "sft": _TUNING,
     "lora": _TUNING,
     "prefix_tuning": _TUNING,

@@ -7,7 +7,7 @@ from zoo_core.plan.composer import compose, facts, judge
 from zoo_core.plan.model import chosen_model, configured
 from zoo_core.plan.owner import owners
 from zoo_core.plan.plan import AXES, Axis, Coordinates, Plan
-from zoo_core.plan.request import Degrees, Recompute, Request
+from zoo_core.plan.request import Degrees, Recompute, Request, asking_for
 from zoo_core.plan.rules import RULES, LegalityRule, ModelFacts, Verdict
 from zoo_core.plan.shares import Share, share
 from zoo_core.plan.shrink import shrunk
@@ -25,6 +25,7 @@ __all__ = [
     "Request",
     "Share",
     "Verdict",
+    "asking_for",
     "chosen_model",
     "compose",
     "configured",

@@ -29,6 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--zoo-record", action="store_true", help="write what passing tests prove to evidence.json")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the tiers, which `ArchConformance` marks its tests with."""
+    config.addinivalue_line("markers", "t0: needs no paddle")
+    config.addinivalue_line("markers", "t1: one process")
+    config.addinivalue_line("markers", 't2: starts several processes; -m "not t2" leaves it out')
+
+
 def _recording(config: pytest.Config) -> Recording:
     if _RECORDING not in config.stash:
         from zoo_core.testing.recording import Recording
@@ -52,6 +59,12 @@ def zoo_evidence(request: pytest.FixtureRequest) -> ClaimCells:
         _recording(request.config).claim(request.node.nodeid, family, cells, tier, model)
 
     return claim
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to record, before any test runs."""
+    if session.config.getoption("--zoo-record"):
+        _recording(session.config).begin()
 
 
 @pytest.hookimpl(wrapper=True)

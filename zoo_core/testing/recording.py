@@ -33,6 +33,12 @@ class Recording:
         self._passed: set[str] = set()
         self._failed: set[str] = set()
         self._written: list[str] = []
+        self._sources: dict[str, dict[str, dict[str, str]]] = {}
+
+    def begin(self) -> None:
+        """Note the digests of all sources; a file that is edited while the tests run must show as changed."""
+        for architecture in registry().architectures:
+            self._sources[architecture.family] = {cell: digests(cell, architecture.folder) for cell in CELLS}
 
     def claim(self, test: str, family: str, cells: Sequence[str], tier: str, model: str | None) -> None:
         """Note that a test proves cells, should it pass; see `zoo_core.testing.plugin.zoo_evidence`."""
@@ -56,7 +62,6 @@ class Recording:
 
     def _records(self, family: str) -> tuple[list[Record], set[str]]:
         """The family's new records, and the cells that a test failed."""
-        folder = registry().family(family).folder
         claims = [claim for claim in self._claims if claim.family == family]
         failed = {claim.cell for claim in claims if claim.test in self._failed}
         records = []
@@ -74,7 +79,7 @@ class Recording:
                     date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
                     device="gpu" if tier == "T3" else "cpu",
                     versions=_versions(),
-                    sources=digests(cell, folder),
+                    sources=self._sources[family][cell],
                     models=tuple(sorted({proof.model for proof in proofs if proof.model})),
                 )
             )
@@ -88,9 +93,8 @@ class Recording:
                 self._written.append(f"zoo: {family} is no package, so that there is no place for its {FILE}")
                 continue
             records, failed = self._records(family)
-            now = {cell: digests(cell, folder) for cell in CELLS}
             old = read(folder)
-            new = merged(old, records, failed, now)
+            new = merged(old, records, failed, self._sources[family])
             if new != old:
                 write(folder, new)
             lost = sorted(failed & old.keys())

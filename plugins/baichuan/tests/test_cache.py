@@ -14,7 +14,8 @@ TINY = ARCH.capabilities.scales["tiny"]
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("name", ["Baichuan-7B", "Baichuan-13B-Base", "Baichuan2-7B-Base", "Baichuan2-13B-Base"])
-def test_cached_decoding_is_the_uncached_pass(name, padding):
+def test_cached_decoding_is_the_uncached_pass(name, padding, zoo_evidence):
+    zoo_evidence("baichuan", "generation", tier="T1")
     caches.check_cache(ARCH, MODELS[f"baichuan-inc/{name}"].replace(**TINY), padding)
 
 

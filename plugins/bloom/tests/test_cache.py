@@ -14,7 +14,8 @@ TINY = MODELS["bigscience/bloomz-7b1"].replace(**ARCH.capabilities.scales["tiny"
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("heads", [3, 8, 12])
-def test_cached_decoding_is_the_uncached_pass(heads, padding):
+def test_cached_decoding_is_the_uncached_pass(heads, padding, zoo_evidence):
+    zoo_evidence("bloom", "generation", tier="T1")
     caches.check_cache(ARCH, TINY.replace(num_attention_heads=heads), padding)
 
 

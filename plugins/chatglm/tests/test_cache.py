@@ -58,7 +58,8 @@ def model(request):
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("config", [V1.replace(bos_token_id=None), V2], ids=["v1", "v2"])
-def test_cached_decoding_of_plain_text_is_the_uncached_pass(config, padding):
+def test_cached_decoding_of_plain_text_is_the_uncached_pass(config, padding, zoo_evidence):
+    zoo_evidence("chatglm", "generation", tier="T1")
     caches.check_cache(ARCH, config, padding)
 
 

@@ -22,7 +22,8 @@ CONFIGS = {
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_cached_decoding_is_the_uncached_pass(config, padding):
+def test_cached_decoding_is_the_uncached_pass(config, padding, zoo_evidence):
+    zoo_evidence("deepseek_v3", "generation", tier="T1")
     caches.check_cache(ARCH, config, padding)
 
 

@@ -247,6 +247,6 @@ CAPABILITIES = Capabilities(
     scales={"tiny": _TINY, "small": _SMALL},
     cells={
         **declared(),
-        "flash_attention": Support("declared", "a GPU"),
+        "flash_attention": Support("declared", "a GPU whose kernels take values narrower than keys (Hopper)"),
     },
 )

@@ -36,7 +36,8 @@ def _rows() -> tuple[np.ndarray, np.ndarray, int]:
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("name", NAMES)
-def test_cached_decoding_is_the_uncached_pass(name, padding):
+def test_cached_decoding_is_the_uncached_pass(name, padding, zoo_evidence):
+    zoo_evidence("glm", "generation", tier="T1")
     caches.check_cache(ARCH, TINY[name], padding)
 
 

@@ -226,6 +226,6 @@ CAPABILITIES = Capabilities(
     cells={
         **declared(),
         "expert_parallel": Support("not applicable", "its blocks have no experts"),
-        "flash_attention": Support("not applicable", "its kernels have no prefix that is read both ways"),
+        "flash_attention": Support("not applicable", "its kernels have no prompt that is read both ways"),
     },
 )

@@ -15,7 +15,8 @@ TINY = MODELS["gpt2-medium-en"].replace(**ARCH.capabilities.scales["tiny"])
 
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
-def test_cached_decoding_is_the_uncached_pass(padding, fused):
+def test_cached_decoding_is_the_uncached_pass(padding, fused, zoo_evidence):
+    zoo_evidence("gpt3", "generation", tier="T1")
     caches.check_cache(ARCH, TINY.replace(fuse_attention_qkv=fused), padding)
 
 

@@ -14,7 +14,8 @@ TINY = ARCH.capabilities.scales["tiny"]
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("name", ["facebook/llama-7b", "meta-llama/Meta-Llama-3.1-8B-Instruct"])
-def test_cached_decoding_is_the_uncached_pass(name, padding):
+def test_cached_decoding_is_the_uncached_pass(name, padding, zoo_evidence):
+    zoo_evidence("llama", "generation", tier="T1")
     caches.check_cache(ARCH, MODELS[name].replace(**TINY), padding)
 
 

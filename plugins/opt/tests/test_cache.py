@@ -15,7 +15,8 @@ TINY = ARCH.capabilities.scales["tiny"]
 
 @pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
 @pytest.mark.parametrize("name", ["facebook/opt-125m", "facebook/opt-350m"])
-def test_cached_decoding_is_the_uncached_pass(name, padding):
+def test_cached_decoding_is_the_uncached_pass(name, padding, zoo_evidence):
+    zoo_evidence("opt", "generation", tier="T1")
     caches.check_cache(ARCH, MODELS[name].replace(**TINY), padding)
 
 
