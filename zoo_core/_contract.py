@@ -14,9 +14,19 @@ from zoo_core import hookspecs
 from zoo_core.capabilities import CELLS, MODES, Capabilities, Declaration, ModelEntry, Support
 from zoo_core.config import ModelConfig
 from zoo_core.errors import PluginError, nearest
-from zoo_core.hookspecs import CONTRACT_VERSION
 
-__all__ = ["HOOKS", "Hooks", "capabilities_fault", "fault", "manager", "owns_family", "register", "said", "unwrap"]
+__all__ = [
+    "HOOKS",
+    "Hooks",
+    "capabilities_fault",
+    "fault",
+    "manager",
+    "owns_family",
+    "register",
+    "said",
+    "unwrap",
+    "version_fault",
+]
 
 HOOKS = ("capabilities", "build_model", "tp_mappings", "pipe_layers", "tokenizer")
 _WRAPPERS = " (wrappers)"
@@ -59,11 +69,23 @@ def owns_family(plugin: Any) -> bool:
     return any(not _wraps(options) for _, options in _marked(plugin).values())
 
 
+def version_fault(plugin: Any) -> tuple[str, str]:
+    """Return why the plugin's version of the contract will not do, and what to do; both empty when it will."""
+    version, current = getattr(plugin, "contract_version", 1), hookspecs.CONTRACT_VERSION
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        return f"contract_version is {version!r}; versions are 1 to {current}", f"set contract_version = {current}"
+    reason = f"written for contract version {version}; this zoo-core speaks version {current}"
+    if version > current:
+        return reason, "pip install --upgrade zoo-core"
+    steps = [(step, change) for step in range(version + 1, current + 1) for change in hookspecs.CONTRACT_CHANGES[step]]
+    if not steps:
+        return "", ""
+    changes = "; ".join(f"for version {step}, {change}" for step, change in steps)
+    return reason, f"install a newer release of it, or change it: {changes}; then set contract_version = {current}"
+
+
 def fault(plugin: Any) -> str:
-    """Return what is wrong with a plugin, found without calling it; empty when nothing is."""
-    version = getattr(plugin, "contract_version", CONTRACT_VERSION)
-    if version != CONTRACT_VERSION:
-        return f"written for contract version {version}; this zoo-core speaks version {CONTRACT_VERSION}"
+    """Return what is wrong with a plugin's hooks, found without calling it; empty when nothing is."""
     marked = _marked(plugin)
     own = set()
     for name, (function, options) in marked.items():

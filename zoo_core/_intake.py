@@ -95,7 +95,11 @@ class Intake:
     def _accept(self, candidate: Candidate) -> bool:
         """Check what can be checked without a call, and register the plugin; say whether it was good."""
         if candidate.error:
-            self._reject(candidate, f"cannot be imported: {candidate.error}")
+            self._reject(candidate, f"cannot be imported: {candidate.error}", _import_todo(candidate))
+            return False
+        fault, todo = _contract.version_fault(candidate.plugin)
+        if fault:
+            self._reject(candidate, fault, todo)
             return False
         fault = _contract.fault(candidate.plugin)
         if not fault:
@@ -152,6 +156,13 @@ class Intake:
                 [name for _, name in _claims(architecture.capabilities)],
             )
         return sorted(kept, key=lambda a: a.family)
+
+
+def _import_todo(candidate: Candidate) -> str:
+    """What helps where paddle is not installed and the plugin cannot even be listed; empty for any other failure."""
+    if "No module named 'paddle'" not in candidate.error:
+        return ""
+    return 'pip install "zoo-core[cpu]"; its author should import paddle inside build_model() and the layer factories'
 
 
 def _claims(capabilities: Capabilities) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,14 @@ from zoo_core.pipeline import PipeLayer
 if TYPE_CHECKING:
     from zoo_core.tokenizers import Tokenizer
 
-__all__ = ["CONTRACT_VERSION", "hookimpl", "hookspec"]
+__all__ = ["CONTRACT_CHANGES", "CONTRACT_VERSION", "hookimpl", "hookspec"]
 
 CONTRACT_VERSION = 1
+"""The version that this core speaks; a plugin says its own, `contract_version = 1`, beside its hooks."""
+
+CONTRACT_CHANGES: Mapping[int, Sequence[str]] = {1: ()}
+"""Version -> what the author of a plugin for the one before has to change, each in a line; nothing where such a plugin
+keeps working. A plugin that says no version was written for the first."""
 
 hookspec = pluggy.HookspecMarker("zoo")
 hookimpl = pluggy.HookimplMarker("zoo")

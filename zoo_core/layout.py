@@ -386,7 +386,9 @@ def match(rules: Sequence[Rule], shapes: Mapping[str, Sequence[int]], num_layers
             raise LayoutError(f"parameter {name} has no row in the table", "", f"add a row for {generic!r}")
         if tuple(shape) != table[name].shape:
             raise LayoutError(
-                f"parameter {name} is {tuple(shape)} in the model and {table[name].shape} in the table", "", ""
+                f"parameter {name} is {tuple(shape)} in the model and {table[name].shape} in the table",
+                "",
+                "correct the shape in its row; a Linear weight is [in, out]",
             )
     for name, rule in table.items():
         if name not in shapes and not getattr(rule, "tied_to", ""):

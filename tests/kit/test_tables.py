@@ -104,7 +104,7 @@ def built(buffer):
             if part not in at._sub_layers:
                 at.add_sublayer(part, nn.Layer())
             at = at._sub_layers[part]
-        parameter = at.create_parameter(list(rule.shape))
+        parameter = model.m.embed.weight if rule.single != name else at.create_parameter(list(rule.shape))
         if last == "count" and buffer:
             at.register_buffer(last, parameter.detach())
         else:

@@ -182,6 +182,7 @@ def unmarked(config):
         ({"tokenizer": None}, "lacks the hook tokenizer"),
         ({"pipe_layers": unmarked}, "pipe_layers() is not marked with @hookimpl"),
         ({"contract_version": CONTRACT_VERSION + 1}, "contract version 2; this zoo-core speaks version 1"),
+        ({"contract_version": "1"}, "contract_version is '1'; versions are 1 to 1"),
         ({"models": ("zoo/a", "ZOO/A")}, "lists the model 'ZOO/A' twice"),
     ],
 )

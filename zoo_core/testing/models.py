@@ -49,8 +49,13 @@ def random_ids(config: ModelConfig, batch: int, length: int, seed: int = 0) -> T
 def set_weights(
     layer: nn.Layer, table: Mapping[str, Rule], weights: Weights, single: Callable[[str], str] = str
 ) -> None:
-    """Set all that `layer` saves, parameters and buffers; `single` turns its name for it into the single-card name."""
+    """Set all that `layer` saves, parameters and buffers; `single` turns its name for it into the single-card name.
+
+    Raises:
+        AssertionError: the table has no row for one of them.
+    """
     for name, tensor in layer.state_dict().items():
+        assert single(name) in table, f"parameter {single(name)} has no row in the table; add one, or correct its name"
         tensor.set_value(weights[table[single(name)].single])
 
 

@@ -105,8 +105,8 @@ def _check_widths(entry: PipeLayer, layer: nn.Layer, table: Mapping[str, Rule], 
             has, needs = inputs[0].shape[-1], layer.weight.shape[0]
             state = "whole" if kind == "Row" else "split already"
             assert has == needs, (
-                f"{rule.name} is a {kind} row of the table, and its input is {state}: {has} features come in where "
-                f"{needs} are expected on each of {degree} ranks; it looks like a {other} row"
+                f"{rule.name} is {kind} in the table, and its input is {state}: {has} features come in where {needs} "
+                f"are expected on each of {degree} ranks; it looks like {other}"
             )
 
         return hook

@@ -13,11 +13,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Print a test's outcome: that of its call, or of its set-up where it got no further."""
     if report.when != "call" and report.outcome == "passed" or report.when == "teardown" and report.outcome != "failed":
         return
-    print(f"{_STATES[report.outcome]:<8}{_title(report)}", flush=True)
+    why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+    print(f"{_STATES[report.outcome]:<8}{_title(report)}" + (f": {why}" if why else ""), flush=True)
     if report.outcome == "failed":
         print(_indented(report.longreprtext), flush=True)
-    elif report.outcome == "skipped" and isinstance(report.longrepr, tuple):
-        print(_indented(report.longrepr[2].removeprefix("Skipped: ")), flush=True)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -30,7 +29,8 @@ def _title(report: pytest.TestReport) -> str:
     """`T1  cached decoding is the uncached pass  (mynah/mynah-160m-full)`."""
     name, _, case = report.nodeid.rpartition("::")[2].partition("[")
     tier = next((word.upper() for word in ("t0", "t1", "t2") if word in report.keywords), "  ")
-    given = f"  ({case[:-1].strip('-')})" if case else ""
+    case = case.removesuffix("]").strip("-")
+    given = f"  ({case})" if case else ""
     return f"{tier}  {name.removeprefix('test_').replace('_', ' ')}{given}"
 
 

@@ -50,6 +50,11 @@ _160M = MynahConfig(
     max_position_embeddings=4096,
 )
 
+_MODELS = (
+    ModelEntry("mynah/mynah-160m", _160M, "base, 4k context"),
+    ModelEntry("mynah/mynah-130m-tied", _160M.replace(tie_word_embeddings=True), "base, 4k context, tied embeddings"),
+)
+
 # What --scale tiny puts in the place of a model's sizes; the kit's tests use it too.
 _TINY: dict[str, Any] = {
     "vocab_size": 512,
@@ -65,12 +70,7 @@ CAPABILITIES = Capabilities(
     family="mynah",
     config_class=MynahConfig,
     model_types=("mynah",),
-    models=(
-        ModelEntry("mynah/mynah-160m", _160M, "base, 4k context"),
-        ModelEntry(
-            "mynah/mynah-130m-tied", _160M.replace(tie_word_embeddings=True), "base, one embedding for both ends"
-        ),
-    ),
+    models=_MODELS,
     scales={"tiny": _TINY},
     cells={
         **declared(),
