@@ -20,7 +20,7 @@ from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.plan import Request, compose
-from zoo_core.registry import find
+from zoo_core.registry import find, registry
 from zoo_ops.kernels import Kernels
 
 GPUS = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
@@ -30,9 +30,9 @@ SIZES = {"vocab_size": 256, "hidden_size": 128, "num_attention_heads": 4, "num_k
          "num_hidden_layers": 2, "intermediate_size": 192}  # fmt: skip
 
 
-def losses(device, steps=5, dtype="float32", kernels=None, amp=None, **settings):
-    found = find("meta-llama/Meta-Llama-3-8B")
-    config = found.config.replace(**SIZES)
+def losses(device, steps=5, dtype="float32", kernels=None, amp=None, model="", **settings):
+    found = find(model or "meta-llama/Meta-Llama-3-8B")
+    config = found.config.replace(**(found.architecture.capabilities.scales["tiny"] if model else SIZES))
     plan = compose(Request(micro_batch=2, accumulate=2, device=device), found.architecture, config)
     engine = Engine(
         make_mesh(plan), found.architecture, config, from_seed(5, config, 1, 0), dtype,
@@ -57,6 +57,22 @@ def test_fused_kernels_equal_the_plain_ones_in_bfloat16(kernel):
     half = {"dtype": "bfloat16", "master_weights": True}
     plain = losses("gpu", **half)
     np.testing.assert_allclose(losses("gpu", kernels=Kernels(**{kernel: True}), **half), plain, rtol=2e-2)
+
+
+FLASH = {
+    architecture.family: entry.name
+    for architecture in registry().architectures
+    for entry in reversed(architecture.capabilities.models)
+    if entry.config.fused_attention
+}
+
+
+@pytest.mark.parametrize("family", FLASH)
+def test_flash_attention_equals_the_plain_kernel_in_every_family(family, zoo_evidence):
+    zoo_evidence(family, "flash_attention", tier="T3", model=FLASH[family])
+    half = {"dtype": "bfloat16", "master_weights": True, "model": FLASH[family]}
+    plain = losses("gpu", **half)
+    np.testing.assert_allclose(losses("gpu", kernels=Kernels(flash_attention=True), **half), plain, rtol=2e-2)
 
 
 def test_bfloat16_with_masters_follows_fp32():

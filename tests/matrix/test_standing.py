@@ -6,13 +6,21 @@ import pytest
 
 from zoo_core.capabilities import CELLS, Exclusion, Support, declared
 from zoo_core.errors import PlanError
-from zoo_core.matrix import LIMITS, Record, faults, markdown, notes, sources, standings
-from zoo_core.plan import Request, compose
+from zoo_core.matrix import Record, faults, markdown, notes, sources, standings
+from zoo_core.plan import RULES, Request, compose
 from zoo_core.registry import Registry
 from zoo_core.testing.refusals import check_matrix, faults_of
 
 NO_EXPERTS = {"expert_parallel": Support("not applicable", "its blocks have no experts")}
 NO_GPU = {"flash_attention": Support("declared", "a GPU")}
+
+
+@pytest.fixture(autouse=True)
+def limits(monkeypatch):
+    """What the core lacks in these tests, whatever it lacks today."""
+    lacks = {"sft": "supervised fine-tuning", "lora": "LoRA", "to_static": "training of traced graphs"}
+    monkeypatch.setattr("zoo_core.matrix.limits.LIMITS", lacks)
+    return lacks
 
 
 @pytest.fixture
@@ -37,7 +45,9 @@ def proved(architecture, *cells, **changes):
     }  # fmt: skip
 
 
-EVERY = [cell for cell in CELLS if cell not in {*LIMITS, "flash_attention", "expert_parallel"}]
+_OTHERS = ("sft", "lora", "to_static", "flash_attention", "expert_parallel")
+EVERY = [cell for cell in CELLS if cell not in _OTHERS]
+"""What the usual family has evidence of."""
 
 
 def test_the_states(family):
@@ -57,10 +67,10 @@ def test_the_states(family):
     assert standings(arch, records=records, as_recorded=True)["tensor_parallel"].state == "verified"
 
 
-def test_a_line_of_the_limits_less_turns_the_declaration_live(family, monkeypatch):
+def test_a_line_of_the_limits_less_turns_the_declaration_live(family, limits):
     arch = family()
     assert standings(arch, records={})["sft"].state == "refused"
-    monkeypatch.delitem(LIMITS, "sft")
+    del limits["sft"]
     assert standings(arch, records={})["sft"].state == "declared"
     assert standings(arch, records=proved(arch, "sft"))["sft"].state == "verified"
     assert [fault.cell for fault in faults(arch, proved(arch, *EVERY))] == ["sft"]
@@ -86,7 +96,9 @@ def test_all_is_well(family):
 )
 def test_contradictions(family, cells, cell, said):
     arch = family(**cells)
-    (found,) = faults_of(arch, proved(arch, *EVERY))
+    found, *follow = faults_of(arch, proved(arch, *EVERY))
+    # stages with data parallelism cannot be had without it
+    assert all(fault.cell.endswith("_dp") and " data_parallel: no" in fault.what for fault in follow)
     assert found.cell == cell and f"fake: {cell}: {said}" in str(found) and found.todo
 
 
@@ -106,17 +118,9 @@ def test_a_refused_cell_that_does_not_refuse(family, monkeypatch):
     arch = family(sequence_parallel=Support("refused", "no"))
     records = proved(arch, *(cell for cell in EVERY if cell != "sequence_parallel"))
     assert faults_of(arch, records) == []
-    monkeypatch.setattr("zoo_core.plan.rules._refused_cell", lambda case: "")
-    monkeypatch.setattr(
-        "zoo_core.plan.rules.RULES", tuple(r for r in _rules() if r.name != "the family supports it")
-    )  # fmt: skip
+    kept = tuple(rule for rule in RULES if rule.name != "the family supports it")
+    monkeypatch.setattr("zoo_core.plan.rules.RULES", kept)
     assert {fault.cell for fault in faults_of(arch, records)} == {"sequence_parallel", "expert_parallel"}
-
-
-def _rules():
-    from zoo_core.plan import RULES
-
-    return RULES
 
 
 def test_the_kit_names_every_fault(family):
@@ -148,6 +152,15 @@ def test_what_the_core_lacks_is_refused_in_its_name(family):
         compose(Request(to_static=True), arch, arch.capabilities.models[0].config, "zoo/fake-1b")
     assert "the core has it" in caught.value.what and "zoo-core has no training of traced graphs" in caught.value.why
     assert caught.value.todo == "`zoo capabilities zoo/fake-1b` shows what there is"
+
+
+def test_flash_attention_that_does_not_apply_is_said_and_legal(family):
+    arch = family(flash_attention=Support("not applicable", "ALiBi"))
+    config = arch.capabilities.models[0].config
+    said = "use_flash_attention has no effect on fake: ALiBi"
+    assert said in compose(Request(flash_attention=True), arch, config).remarks
+    assert said not in compose(Request(), arch, config).remarks
+    assert said not in compose(Request(flash_attention=True), family(), config).remarks
 
 
 def test_exclusions_name_the_parts_of_a_strategy(fake_family):

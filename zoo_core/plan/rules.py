@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from zoo_core import layout
-from zoo_core.capabilities import Capabilities
+from zoo_core.capabilities import CELLS, Capabilities
 from zoo_core.config import ModelConfig
 from zoo_core.layout import Rule
 from zoo_core.matrix import lacking
@@ -19,6 +19,10 @@ from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
 
 __all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "first_broken", "verdicts"]
+
+
+_NO_MATTER = (("not applicable", "flash_attention"),)
+"""A switch without effect: the model takes another kernel, and gives the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,17 @@ class ModelFacts:
     def blocks(self) -> int:
         """Decoder blocks, the unit in which the pipeline is cut."""
         return sum(layer.is_block for layer in self.layers)
+
+    @cached_property
+    def refused(self) -> Mapping[str, str]:
+        """Why the plugin does not do a cell of the matrix, for those that it does not."""
+        said, found = self.capabilities, {}
+        for name in CELLS:
+            cell = said.support(name, self.name)
+            if cell is not None and cell.state != "declared" and (cell.state, name) not in _NO_MATTER:
+                verb = "refuses" if cell.state == "refused" else "has no"
+                found[name] = f"{said.family} {verb} {name}: {cell.why}"
+        return found
 
     @cached_property
     def experts(self) -> int:
@@ -255,20 +270,13 @@ def _lacking(case: Case) -> str:
 
 
 def _refused_cell(case: Case) -> str:
-    said = case.model.capabilities
-    for name in case.degrees.strategies:
-        cell = said.support(name, case.model.name)
-        if cell is not None and cell.state != "declared" and (cell.state, name) not in _NO_MATTER:
-            verb = "refuses" if cell.state == "refused" else "has no"
-            return f"{said.family} {verb} {name}: {cell.why}"
-    return ""
-
-
-_NO_MATTER = (("not applicable", "flash_attention"),)
-"""A switch without effect: the model takes another kernel, and gives the same."""
+    refused = case.model.refused
+    return "; ".join(refused[name] for name in case.degrees.strategies if name in refused) if refused else ""
 
 
 def _exclusion(case: Case) -> str:
+    if not case.model.capabilities.exclusions:
+        return ""
     on = case.degrees.strategies
     for pair in case.model.capabilities.exclusions:
         if pair.first in on and pair.second in on:

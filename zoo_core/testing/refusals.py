@@ -64,4 +64,4 @@ def _loose(architecture: Architecture, cell: str, model: str) -> str:
 
 
 def _names(why: str, family: str, cell: str) -> bool:
-    return why == lacking(cell) or (why.startswith(f"{family} ") and f" {cell}: " in why)
+    return why == lacking(cell) or f"{family} refuses {cell}: " in why or f"{family} has no {cell}: " in why
