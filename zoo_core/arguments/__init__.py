@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.arguments._batch import accumulation_steps
+from zoo_core.arguments._batch import accumulation_steps, row_multiple, sample_tokens
 from zoo_core.arguments._container import Arguments
 from zoo_core.arguments._data import DataArguments
 from zoo_core.arguments._describe import describe, help_text
@@ -14,10 +14,12 @@ from zoo_core.arguments._load import load_arguments
 from zoo_core.arguments._model import ModelArguments
 from zoo_core.arguments._parallel import ParallelArguments
 from zoo_core.arguments._registry import TASKS
+from zoo_core.arguments._spec import TUNING
 from zoo_core.arguments._training import TrainingArguments
 
 __all__ = [
     "TASKS",
+    "TUNING",
     "Arguments",
     "DataArguments",
     "FinetuneArguments",
@@ -31,4 +33,6 @@ __all__ = [
     "effect_line",
     "help_text",
     "load_arguments",
+    "row_multiple",
+    "sample_tokens",
 ]

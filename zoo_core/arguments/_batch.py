@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from zoo_core.arguments._container import Arguments
+from zoo_core.arguments._spec import TUNING
 from zoo_core.errors import ConfigError
 
-__all__ = ["accumulation_steps"]
+__all__ = ["accumulation_steps", "row_multiple", "sample_tokens"]
 
 
 def accumulation_steps(arguments: Arguments, replicas: int) -> int:
@@ -37,3 +40,24 @@ def accumulation_steps(arguments: Arguments, replicas: int) -> int:
         + (f" is {micro * steps * replicas}" if fixed else " has no whole accumulation"),
         "change global_batch_size, per_device_train_batch_size or gradient_accumulation_steps",
     )
+
+
+def row_multiple(arguments: Arguments) -> int:
+    """Return what the length of a fine-tuning row is a multiple of: the ranks that share one, too."""
+    parallel = arguments.parallel
+    shared = parallel.tp if parallel.sequence_parallel else 1
+    return math.lcm(arguments.data.pad_to_multiple_of or 1, max(shared, 1))
+
+
+def sample_tokens(arguments: Arguments) -> int:
+    """Return the tokens of the longest sample that the task may meet, as the model gets it."""
+    data = arguments.data
+    if arguments.task not in TUNING:
+        return data.max_seq_length
+    if arguments.task == "dpo":
+        longest = data.max_seq_len
+    else:
+        packed = data.zero_padding and "intokens_max_length" in arguments.given
+        longest = data.intokens_max_length if packed else data.max_length
+    multiple = row_multiple(arguments)
+    return -(-longest // multiple) * multiple

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, no_effect, not_yet
+from zoo_core.arguments._spec import TUNING, argument, no_effect, not_yet
 
 __all__ = ["DataArguments"]
 
@@ -50,33 +50,52 @@ class DataArguments(Group):
         True, "Do not read corpus files ahead.", effect=no_effect("files are memory-mapped and never read ahead")
     )
     dataset_name_or_path: str | None = argument(
-        None, "Folder or file with `src`/`tgt` JSON lines.", aliases=("task_name_or_path",),
-        effect=not_yet("fine-tuning"),
+        None, "Folder with train.json and dev.json (`src` and `tgt`, or `messages`, in JSON lines), or a file; "
+        "`sample` is a small set that zoo brings along.",
+        aliases=("task_name_or_path",), tasks=TUNING,
     )  # fmt: skip
-    task_name: str | None = argument(None, "Subset of a named data set.", effect=not_yet("fine-tuning"))
-    src_length: int = argument(1024, "Longest source.", unit="tokens", minimum=1, effect=not_yet("fine-tuning"))
-    tgt_length: int = argument(1024, "Longest target.", unit="tokens", minimum=1, effect=not_yet("fine-tuning"))
+    task_name: str | None = argument(None, "Folder within that folder.", tasks=TUNING)
+    src_length: int = argument(
+        1024, "Longest source; what is too long loses its beginning.", unit="tokens", minimum=1, tasks=TUNING
+    )
+    tgt_length: int = argument(
+        1024, "Longest target, if given; else max_length is the limit. If max_length is not given, it is the sum of "
+        "both lengths.",
+        unit="tokens", minimum=1, tasks=TUNING,
+    )  # fmt: skip
     max_length: int = argument(
-        2048, "Longest source and target together.", unit="tokens", minimum=1, effect=not_yet("fine-tuning")
+        2048, "Longest source and target together; the source is cut first.", unit="tokens", minimum=2, tasks=TUNING
     )
     zero_padding: bool = argument(
-        False, "Pack several samples into one row.", aliases=("intokens",), effect=not_yet("fine-tuning")
+        False, "Pack several samples into one row; none sees another.", aliases=("intokens",), tasks=TUNING
     )
-    greedy_zero_padding: bool = argument(False, "Pack greedily.", effect=not_yet("fine-tuning"))
+    greedy_zero_padding: bool = argument(
+        False, "PaddleNLP: pack greedily.", effect=no_effect("packing always is greedy, among 64 rows at a time")
+    )
     intokens_max_length: int = argument(
-        2048, "Length of a packed row.", unit="tokens", minimum=1, effect=not_yet("fine-tuning")
+        2048, "Length of a packed row, if given; else max_length is.", unit="tokens", minimum=2, tasks=TUNING
     )
+    group_by_length: bool = argument(False, "Put samples of like length into a batch.", tasks=TUNING)
     pad_to_multiple_of: int | None = argument(
-        None, "Pad rows to a multiple of this.", unit="tokens", minimum=1, effect=not_yet("fine-tuning")
+        None, "Pad rows to a multiple of this.", unit="tokens", minimum=1, tasks=TUNING
     )
-    pad_to_max_length: bool = argument(False, "Pad every row to max_length.", effect=not_yet("fine-tuning"))
-    chat_template: str | None = argument(None, "Chat template file; empty means the family's own.",
-                                         effect=not_yet("fine-tuning"))  # fmt: skip
+    pad_to_max_length: bool = argument(
+        False, "Pad every row to max_length instead of to the longest of its step.", tasks=TUNING
+    )
+    chat_template: str | None = argument(
+        None, "Chat template, a Jinja file; empty means the family's own, `none` source and target as they are.",
+        tasks=TUNING,
+    )  # fmt: skip
+    bad_lines: str = argument(
+        "stop", "What a line does that cannot be used: it stops the run, or is left out and counted.",
+        choices=("stop", "skip"), tasks=TUNING,
+    )  # fmt: skip
     eval_with_do_generation: bool = argument(
-        False, "Evaluate by generating (BLEU-4, Rouge) instead of ppl and accuracy.", effect=not_yet("fine-tuning")
-    )
+        False, "Evaluate by generating (BLEU-4, Rouge) instead of ppl and accuracy.",
+        effect=not_yet("generation-evaluation"),
+    )  # fmt: skip
     save_generation_output: bool = argument(
-        False, "Write generated_output.json after generation-evaluation.", effect=not_yet("fine-tuning")
+        False, "Write generated_output.json after generation-evaluation.", effect=not_yet("generation-evaluation")
     )
     lazy: bool = argument(False, "Read samples while training.", effect=no_effect("samples are always streamed"))
     train_dataset_path: str | None = argument(

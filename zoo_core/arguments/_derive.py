@@ -67,6 +67,12 @@ def _task_defaults(draft: Draft) -> None:
     if draft.task != "pretrain":
         draft.values.setdefault("continue_training", True)
         draft.values.setdefault("min_learning_rate", 0.0)
+    for task, name in (("lora", "lora"), ("prefix", "prefix_tuning")):
+        if draft.task == task and draft.given(name) and not draft[name]:
+            raise ConfigError(f"the task is {task}, and {name} is false", f"set {draft.where[name]}",
+                              f"leave {name} out, or run sft")  # fmt: skip
+        if draft.task == task:
+            draft.values[name] = True
 
 
 def _width(draft: Draft) -> None:
@@ -175,6 +181,8 @@ def _schedule(draft: Draft) -> None:
 
 
 def _data(draft: Draft) -> None:
+    if draft.given("tgt_length") and not draft.given("max_length"):
+        draft.values["max_length"] = draft["src_length"] + draft["tgt_length"]
     if draft["zero_padding"] and draft["eval_with_do_generation"]:
         raise _clash(draft, "zero_padding", "eval_with_do_generation", "packed rows hold several answers",
                      "evaluate without generation, or do not pack")  # fmt: skip

@@ -23,10 +23,14 @@ def effect_line(arguments: Arguments, device: str) -> str:
     named: dict[str, list[str]] = {kind: [] for kind in _HEADS}
     for name in arguments.given:
         spec = SPECS.get(name)
-        if spec is None or spec.group == OVERRIDES or spec.effect.kind == "works":
+        if spec is None or spec.group == OVERRIDES:
             continue
         kind, why = spec.effect.kind, spec.effect.why
         asks = arguments.value(name) != spec.default
+        if kind == "works" and asks and spec.tasks and arguments.task not in spec.tasks:
+            kind, why = "none", f"{arguments.task} does not read it"
+        if kind == "works":
+            continue
         if kind == "none" or (asks and (kind == "later" or device == "cpu")):
             typed = arguments.spelt.get(name, name)
             named[kind].append(f"{typed} ({why})" if why else typed)

@@ -73,11 +73,11 @@ class ModelArguments(Group):
     )
     flash_mask: bool = argument(
         False, "Use sparse column masks in flash attention.", aliases=("use_sparse_mask", "use_flash_mask"),
-        effect=not_yet("fine-tuning"),
+        effect=no_effect("packed rows use them wherever flash attention runs"),
     )  # fmt: skip
     use_attn_mask_startend_row_indices: bool = argument(
         False, "PaddleNLP: sparse row-index masks.", aliases=("use_attn_mask_start_row_indices",),
-        effect=not_yet("fine-tuning"),
+        effect=no_effect("packed rows use sparse masks wherever flash attention runs"),
     )  # fmt: skip
     model_type: str | None = argument(
         None, "PaddleNLP auto parallel: which of its model files to use.",

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import Field, field
 from typing import Any, NamedTuple
 
-__all__ = ["WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
+__all__ = ["TUNING", "WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
+
+
+TUNING = ("sft", "lora", "prefix", "dpo", "compress")
+"""The tasks that go on from a trained model with conversations."""
 
 
 class Effect(NamedTuple):
@@ -64,6 +68,7 @@ class Spec(NamedTuple):
     below: float | None = None
     bare: str | None = None
     parse: Callable[[Any], Any] | None = None
+    tasks: tuple[str, ...] = ()
 
     @property
     def optional(self) -> bool:
@@ -90,6 +95,7 @@ def argument(
     below: float | None = None,
     bare: str | None = None,
     parse: Callable[[Any], Any] | None = None,
+    tasks: tuple[str, ...] = (),
 ) -> Any:
     """Return a dataclass field for one argument.
 
@@ -104,10 +110,12 @@ def argument(
         above, below: exclusive bounds of a number.
         bare: the value that the flag stands for when it is given without one.
         parse: turns a raw value into the argument's type; raises ValueError with what was expected.
+        tasks: the only ones in which it changes anything; empty is all.
     """
     metadata = {
         "help": help, "aliases": aliases, "unit": unit, "effect": effect, "choices": choices, "minimum": minimum,
         "maximum": maximum, "above": above, "below": below, "bare": bare, "parse": parse,
+        "tasks": tasks,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 

@@ -152,9 +152,17 @@ class EvaluationArguments(Group):
     load_best_model_at_end: bool = argument(
         False, "Keep the checkpoint of the best evaluation, named by the file `best` in output_dir, and end with it."
     )
-    metric_for_best_model: str | None = argument(None, "Which metric is compared, loss or ppl; empty is loss.")
+    metric_for_best_model: str | None = argument(
+        None, "Which metric is compared: loss or ppl, in fine-tuning accuracy too; empty is loss."
+    )
     greater_is_better: bool | None = argument(
         None, "Whether higher is better; empty is yes unless the metric is the loss."
+    )
+    early_stopping_patience: int | None = argument(
+        None, "End training after so many evaluations in a row without a better metric; empty never does.", minimum=1
+    )
+    early_stopping_threshold: float = argument(
+        0.0, "How much better the metric must be to count for early_stopping_patience.", minimum=0
     )
     minimum_eval_times: int | None = argument(
         None, "PaddleNLP: evaluate at least so often.", minimum=1, effect=no_effect("eval_steps says how often")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoo_core.arguments import TASKS, Arguments, effect_line, help_text, load_arguments
+from zoo_core.arguments import TASKS, TUNING, Arguments, effect_line, help_text, load_arguments
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
@@ -15,6 +15,7 @@ from zoo_core.cli._predict import aim_at, chosen, memory_table, speed_lines
 from zoo_core.cli._rehearsal import arithmetic, files_lines, shapes_table
 from zoo_core.cli._text import count_text
 from zoo_core.cli._words import take_option
+from zoo_core.config import ModelConfig
 from zoo_core.engine.launch import is_spawned, report_end, report_failure, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
@@ -26,7 +27,11 @@ from zoo_core.train.prepared import Prepared
 
 __all__ = ["complete", "main"]
 
-_READY = {"pretrain": "train a model on raw text"}
+_READY = {
+    "pretrain": "train a model on raw text",
+    "sft": "fine-tune a model on questions and answers",
+    "lora": "fine-tune low-rank adapters of a model",
+}
 
 _HELP = """Usage: zoo run TASK [FILE.json|FILE.yaml ...] [--flag value ...] [-o Section.key=value ...]
 
@@ -35,6 +40,7 @@ Run a task:
   zoo run pretrain --model qwen/qwen-7b --scale tiny --input_dir data --max_steps 100
   zoo run pretrain pretrain.json --nproc 4 --tp 2 --pp 2
   zoo run pretrain pretrain.json --master 10.0.0.1:6070 --nnodes 2
+  zoo run sft --model qwen/qwen-7b --scale tiny --tokenizer tokenizer --dataset_name_or_path sample --max_steps 100
 
 zoo run TASK --help lists the arguments. --plan auto chooses the fastest plan that fits. --dry-run prints the plan and
 starts nothing; --world N makes it that of another machine, --hardware NAME and --memory 80G say which (see zoo plan).
@@ -111,6 +117,7 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
         _warn(arguments, device)
     arguments = arguments.replace(device=device)
     found, config = chosen_model(arguments)
+    arguments, shorter = _within_positions(arguments, config)
     rehearsal = arguments.launch.dry_run
     world = _world(arguments, aimed, device)
     if arguments.parallel.plan == "auto" and not _DEGREES & set(changes):
@@ -121,7 +128,7 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     if not rehearsal:
         require_paddle(device)
     prepared, refused = Prepared(config), None
-    if not rehearsal or arguments.data.input_dir:
+    if not rehearsal or arguments.data.input_dir or arguments.data.dataset_name_or_path:
         from zoo_core.train.prepare import prepare  # reads corpora with numpy, which help and rehearsals do without
 
         try:
@@ -133,6 +140,7 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
         plan = compose(request, found.architecture, prepared.config, found.name)
     if speaks:
         _introduce(arguments, found, prepared, plan)
+        print(shorter, end="", flush=True)
     if rehearsal:
         aim = aim_at(arguments, found, prepared.config, aimed.hardware, aimed.memory, plan.local_world)
         parameters, made = found.architecture.table(prepared.config), aim.predict(plan)
@@ -156,7 +164,10 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
     import_paddle(device)
-    from zoo_core.train.pretrain import run
+    if arguments.task in TUNING:
+        from zoo_core.train.sft import run
+    else:
+        from zoo_core.train.pretrain import run
 
     return run(arguments, plan, found, prepared, words)
 
@@ -169,6 +180,16 @@ def _device(arguments: Arguments, aimed: _Aimed) -> str:
     if arguments.launch.dry_run and arguments.training.device == "auto" and (aimed.hardware or aimed.memory):
         return hardware(aimed.hardware).device if aimed.hardware else "gpu"
     return device_of(arguments.training.device)
+
+
+def _within_positions(arguments: Arguments, config: ModelConfig) -> tuple[Arguments, str]:
+    """Let the default max_length of fine-tuning be no more than a model that learns its positions can take."""
+    room, before = config.max_position_embeddings, arguments.data.max_length
+    tunes = arguments.task in TUNING and config.learned_positions
+    if not tunes or "max_length" in arguments.given or before <= room:
+        return arguments, ""
+    said = f"lengths    max_length {room} instead of {before}: the model has learned so many positions\n"
+    return arguments.replace(max_length=room, src_length=min(arguments.data.src_length, room)), said
 
 
 def _world(arguments: Arguments, aimed: _Aimed, device: str) -> int:

@@ -6,7 +6,7 @@ Shapes: B samples of a micro batch, S tokens of a sample.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class BatchPlan:
     data_degree: int = 1
     num_samples: int | None = None
     seed: int | None = None
+    _orders: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         together = self.micro_batch * self.data_degree
@@ -113,9 +114,18 @@ class BatchPlan:
             return places
         indices = np.empty_like(positions)
         for number in np.unique(passes):
-            order = np.random.RandomState([self.seed, int(number)]).permutation(self.num_samples)
-            indices[passes == number] = order[places[passes == number]]
+            if number not in self._orders:
+                self._orders.clear()
+                self._orders[int(number)] = self.order(int(number))
+            indices[passes == number] = self._orders[int(number)][places[passes == number]]
         return indices
+
+    def order(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the samples of pass `number`, from 0, in their order, int64 [num_samples]."""
+        samples = self.num_samples or 0
+        if self.seed is None:
+            return np.arange(samples, dtype=np.int64)
+        return np.random.RandomState([self.seed, number]).permutation(samples)
 
 
 @dataclass(frozen=True)

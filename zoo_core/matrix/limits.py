@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["LIMITS", "lacking"]
 
 LIMITS: dict[str, str] = {
-    "sft": "supervised fine-tuning",
     "lora": "LoRA",
     "prefix_tuning": "prefix tuning",
     "dpo": "preference optimisation",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zoo_core.arguments import Arguments, accumulation_steps
+from zoo_core.arguments import Arguments, accumulation_steps, sample_tokens
 from zoo_core.plan.request import Recompute, Request
 
 __all__ = ["from_arguments", "world_size"]
@@ -25,6 +25,13 @@ def world_size(arguments: Arguments, environ: Mapping[str, str], devices: int = 
         return int(started)
     launch = arguments.launch
     return (launch.nproc or len(launch.devices) or max(devices, 1)) * launch.nnodes
+
+
+def _task(arguments: Arguments) -> str:
+    """The task; `lora` or `prefix_tuning` in a file of sft means theirs."""
+    if arguments.task == "sft" and arguments.finetune.lora:
+        return "lora"
+    return "prefix" if arguments.task == "sft" and arguments.finetune.prefix_tuning else arguments.task
 
 
 def from_arguments(arguments: Arguments, world: int, device: str = "") -> Request:
@@ -54,7 +61,7 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         recompute_interval=parallel.pp_recompute_interval,
         offload=parallel.offload,
         pipeline_cuts=parallel.pipeline_cuts,
-        task=arguments.task,
+        task=_task(arguments),
         generation_evaluation=arguments.data.eval_with_do_generation,
         flash_attention=arguments.model.use_flash_attention,
         semi_auto=parallel.engine == "auto",

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from zoo_core import layout
+from zoo_core.arguments import TUNING
 from zoo_core.config import ModelConfig
 from zoo_core.errors import PlanError
 from zoo_core.plan.cut import cut
@@ -54,7 +55,12 @@ def _plan(degrees: Degrees, model: ModelFacts) -> Plan:
         sketch(degrees, model, is_block),
         layers=prefixes,
         labels=labels(owners(model.table, prefixes, is_block), prefixes),
-        remarks=(*degrees.remarks, *_layout_remarks(model, degrees.request.tensor), *_schedule_remarks(degrees)),
+        remarks=(
+            *degrees.remarks,
+            *_layout_remarks(model, degrees.request.tensor),
+            *_schedule_remarks(degrees),
+            *_flash_remarks(degrees, model),
+        ),
     )
 
 
@@ -118,6 +124,14 @@ def _schedule_remarks(degrees: Degrees) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _flash_remarks(degrees: Degrees, model: ModelFacts) -> tuple[str, ...]:
+    """That flash attention was asked for and does not apply: no fault, as the model takes another kernel."""
+    cell = model.capabilities.support("flash_attention", model.name)
+    if not degrees.request.flash_attention or cell is None or cell.state != "not applicable":
+        return ()
+    return (f"use_flash_attention has no effect on {model.name}: {cell.why}",)
+
+
 def _refusal(request: Request, model: ModelFacts, broken: list[Verdict]) -> PlanError:
     first = broken[0]
     others = f" (and {len(broken) - 1} more: {', '.join(v.rule.name for v in broken[1:])})" if len(broken) > 1 else ""
@@ -137,7 +151,7 @@ def _todo(request: Request, model: ModelFacts, broken: list[Verdict]) -> str:
             advice.append(f"start {wanted // request.nodes} processes{machines}: --nproc {wanted // request.nodes}")
     if any(v.rule.name == "positions were learned" for v in broken):
         room = model.config.max_position_embeddings
-        advice.append(f"give shorter samples: --max_seq_length {room}")
+        advice.append(f"give shorter samples: --{'max_length' if request.task in TUNING else 'max_seq_length'} {room}")
         request = replace(request, sequence=room)
     near = None if all(v.legal for v in judge(request, model)) else nearest_legal(request, model)
     if near is not None:

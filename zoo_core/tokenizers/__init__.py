@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo_core.tokenizers.base import BatchTokenizer, ChatTokenizer, Message, PaddingSide, Tokenizer
+from zoo_core.tokenizers.base import BatchTokenizer, ChatTokenizer, Message, PaddingSide, PromptTokenizer, Tokenizer
 from zoo_core.tokenizers.bpe_files import BPEFilesTokenizer
 from zoo_core.tokenizers.bpe_ranks import TiktokenTokenizer
 from zoo_core.tokenizers.chat import ChatFormat, ChatWriter, check_messages, encode_parts, required_id, rounds
@@ -22,6 +22,7 @@ __all__ = [
     "HFTokenizer",
     "Message",
     "PaddingSide",
+    "PromptTokenizer",
     "SentencePieceTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",

@@ -186,6 +186,19 @@ class LibraryTokenizer(ABC):
             ids += self._within(piece, parse_special=not spelt)
         return ids
 
+    def use_template(self, source: str, path: Path) -> None:
+        """Write conversations by another template from now on; `save` does not keep it.
+
+        Args:
+            source: Jinja.
+            path: where it is from, for messages.
+
+        Raises:
+            TokenizerError: jinja2 is missing, or the template has an error.
+        """
+        self._template = ChatTemplate(source, path, self._config, self._special)
+        self._template_source = source
+
     def _within(self, piece: str, parse_special: bool) -> list[int]:
         """Encode a piece that is not the beginning of a text: behind a line break, which keeps a space from it."""
         before = self.encode("\n")

@@ -13,6 +13,7 @@ __all__ = [
     "ChatTokenizer",
     "Message",
     "PaddingSide",
+    "PromptTokenizer",
     "Tokenizer",
     "decode_runs",
     "sound_text",
@@ -95,6 +96,20 @@ class ChatTokenizer(Protocol):
         Raises:
             TokenizerError: the family has no chat format, or it does not know such a conversation.
         """
+        ...
+
+
+@runtime_checkable
+class PromptTokenizer(Protocol):
+    """A tokenizer whose family writes a text to be continued otherwise than a text.
+
+    `answer_end_id` is the token that ends what follows a prompt, where that is not eos.
+    """
+
+    answer_end_id: int | None
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of a prompt, behind which the model writes its answer."""
         ...
 
 

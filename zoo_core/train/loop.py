@@ -26,9 +26,11 @@ from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
+from zoo_core.train.patience import patience_of
 from zoo_core.train.prepare import other_fusing
 from zoo_core.train.prepared import Prepared
-from zoo_core.train.record import LossTable, event_kinds, event_writers, plot_losses
+from zoo_core.train.record import COLUMNS, TUNED, LossTable, event_kinds, event_writers, plot_losses
+from zoo_core.train.results import metrics_table, write_results
 from zoo_core.train.rundata import OpenData
 from zoo_core.train.schedule import schedule_of
 from zoo_core.train.session import Best, Session, tokenizer_files
@@ -106,15 +108,18 @@ def _run(
         _engine(arguments, mesh, found, prepared),
         data,
         schedule_of(training, data.max_steps),
-        LossTable(root / "loss.csv"),
+        LossTable(root / "loss.csv", columns=TUNED if data.tuned else COLUMNS),
         event_writers(kinds, folder / training.run_name if training.run_name else folder),
         tokenizer_files(prepared.tokenizer),
+        patience_of(training, prepared.state.get("patience")),
         Best(**best) if best else None,
     )
     if session.is_first:
         session.table.open(data.first_step)
     try:
+        started = time.perf_counter()
         stopped_at = _train(session) if training.do_train else None
+        session.seconds = time.perf_counter() - started
         if stopped_at is None:
             last = _end(session, mesh, found, prepared)
     except Exception as error:
@@ -136,6 +141,7 @@ def _end(session: Session, mesh: Mesh, found: Found, prepared: Prepared) -> int:
     """What follows the last step: evaluations, the last checkpoint, the best model; returns the step it is at."""
     training, data = session.arguments.training, session.data
     last = max(data.max_steps, data.first_step) if training.do_train else data.first_step
+    last = session.ended_at or last
     if data.valid is not None and session.evaluated_at != last:
         session.evaluate(last, data.valid)
     if training.do_train and training.save_strategy != "no" and last not in (session.saved_at, data.first_step):
@@ -143,6 +149,8 @@ def _end(session: Session, mesh: Mesh, found: Found, prepared: Prepared) -> int:
     session.finish_saving()
     if training.load_best_model_at_end and session.best is not None and session.best.step != last:
         _take_best(session, mesh, found, prepared, session.best)
+        if data.valid is not None and data.tuned:
+            session.evaluate(session.best.step, data.valid)
     if data.test is not None:
         session.evaluate(last, data.test, "test")
     return last
@@ -226,6 +234,12 @@ def _train(session: Session) -> int | None:
                 session.evaluate(step, data.valid)
             if session.is_due(training.save_strategy, training.save_steps, step):
                 session.save(step)
+            if session.patience.is_over and step < data.max_steps:
+                logger.info(
+                    "no better %s for %d evaluations: training ends", session.patience.metric, session.patience.waited
+                )
+                session.ended_at = step
+                return None
             if result.stop and step < data.max_steps:
                 if session.saved_at != step:
                     session.save(step)
@@ -286,24 +300,58 @@ def resume_command(words: Sequence[str], max_steps: int | None = None) -> str:
     return shlex.join(["zoo", *kept, *more, "--resume"])
 
 
+def _results(session: Session, last: int) -> dict[str, dict[str, float]]:
+    """The metrics of training and of the last evaluation, by PaddleNLP's names."""
+    data, parts = session.data, dict[str, dict[str, float]]()
+    steps, losses = session.table.column("loss")
+    own = [loss for step, loss in zip(steps, losses, strict=True) if step > data.first_step]
+    epoch = data.consumed(last) / data.samples_per_epoch
+    if own and session.arguments.training.do_train:
+        seconds = max(session.seconds, 1e-9)
+        parts["train"] = {
+            "epoch": epoch,
+            "train_loss": sum(own) / len(own),
+            "train_runtime": seconds,
+            "train_samples_per_second": len(own) * data.batches.global_batch / seconds,
+            "train_steps_per_second": len(own) / seconds,
+        }
+    if (found := session.measured.get("eval")) is not None:
+        parts["eval"] = {
+            "epoch": epoch,
+            **{f"eval_{name}": value for name, value in found.metrics().items()},
+            "eval_runtime": found.seconds,
+            "eval_samples_per_second": found.samples / max(found.seconds, 1e-9),
+        }
+    return parts
+
+
 def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) -> str:
     """What was reached, what was written, and what to do next."""
-    root, metrics = session.root, session.metrics
+    root, metrics, data = session.root, session.metrics, session.data
     reached = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
     if "eval_loss" in metrics:
-        reached.append(f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_ppl']:.5g}")
+        accuracy = f", accuracy {metrics['eval_accuracy']:.4f}" if "eval_accuracy" in metrics else ""
+        reached.append(f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_ppl']:.5g}{accuracy}")
     if "test_loss" in metrics:
         reached.append(f"test loss {metrics['test_loss']:.4f}")
     lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
     newest = session.newest() if session.saved_at >= 0 else None
     wrote = [str(newest)] if newest else []
     wrote += [str(root / name) for name in ("loss.png", "loss.csv") if (root / name).is_file()]
+    if data.tuned:
+        results = _results(session, last)
+        wrote += map(str, write_results(root, results))
+        lines.append(f"metrics\n{metrics_table(results)}")
     lines.append("wrote      " + ", ".join(wrote))
     if session.best is not None:
         lines.append(f"best       {root / f'checkpoint-{session.best.step}'}, {session.best.value:.4f}")
     if newest:
         lines.append(f"go on      {resume_command(words, 2 * last)}")
         tokenizer = "" if session.files else " --tokenizer PATH"
-        lines.append(f"sample     zoo sample {shlex.quote(str(newest))}{tokenizer} --prompt 'In the beginning'")
-        lines.append(f"compare    zoo logits {shlex.quote(str(newest))} --ids ids.npy --out logits.npy")
+        chosen = root / f"checkpoint-{session.best.step}" if session.best is not None and data.tuned else newest
+        lines.append(
+            f"sample     zoo sample {shlex.quote(str(chosen))}{tokenizer} --prompt {shlex.quote(data.example)}"
+        )
+        if not data.tuned:
+            lines.append(f"compare    zoo logits {shlex.quote(str(newest))} --ids ids.npy --out logits.npy")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo_core.arguments import Arguments
+from zoo_core.arguments import TUNING, Arguments
 from zoo_core.checkpoint import (
     Reader,
     check_output,
@@ -24,53 +24,65 @@ from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
+from zoo_core.train.tuning import check_ready, check_tuning
 from zoo_core.train.vocabulary import check_ids, fitted_vocabulary, run_tokenizer
 
 __all__ = ["other_fusing", "prepare"]
 
 
 def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared:
-    """Find corpus, tokenizer, weights and checkpoint, and check that they belong together.
+    """Find data, tokenizer, weights and checkpoint, and check that they belong together.
 
     Raises:
         CheckpointError: weights or checkpoint are missing, incomplete or of another model; the output folder is taken.
-        DataError: the corpus is missing, damaged or has ids beyond the vocabulary.
-        ConfigError: no corpus is named, or arguments contradict what is there.
-        TokenizerError: the tokenizer cannot be read.
+        DataError: the data is missing, damaged or has ids beyond the vocabulary.
+        ConfigError: no data is named, or arguments contradict what is there.
+        TokenizerError: the tokenizer cannot be read, or is missing where it is needed.
     """
     if not in_worker():  # the first worker holds the lock while the others look at the folder
         check_unlocked(arguments.training.output_dir)
     event_kinds(arguments)
     _comparable(arguments)
+    tunes = arguments.task in TUNING
+    if tunes:
+        check_ready(arguments)
     weights = _weights(arguments, found)
     tokenizer = run_tokenizer(arguments, found, weights)
     config, fitted = fitted_vocabulary(arguments, config, tokenizer)
     said: tuple[str, ...] = (fitted,) if fitted else ()
+    tuning = check_tuning(arguments, config, tokenizer) if tunes else None
     if arguments.model.scale and arguments.model.continue_training and not arguments.training.resume_from_checkpoint:
         said += ("random weights in spite of continue_training: none are published at these sizes",)
-    if not arguments.data.input_dir:
+    if not tunes and not arguments.data.input_dir:
         raise ConfigError(
             "no corpus is named", "pretraining reads ids from one", "--input_dir FOLDER; `zoo data build` makes one"
         )
     resume = _resume(arguments, config)
     state = read_state(resume) if resume else {}
     _free_output(arguments, config, resume)
-    check_ids(arguments.data.input_dir, config)
+    if not tunes:
+        check_ids(str(arguments.data.input_dir), config)
     start = resume or weights
     if start is not None:
         table = found.architecture.table(config)
         with Reader(start, table, other_fusing(found, config)) as reader:
             reader.check()
-    return Prepared(config, weights, resume, state, tokenizer, said)
+    return Prepared(config, weights, resume, state, tokenizer, said, tuning)
 
 
 def _comparable(arguments: Arguments) -> None:
-    metric = arguments.training.metric_for_best_model
-    if arguments.training.load_best_model_at_end and metric not in (None, "loss", "eval_loss", "ppl", "eval_ppl"):
+    training = arguments.training
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    known = ("loss", "ppl", "accuracy") if arguments.task in TUNING else ("loss", "ppl")
+    if (training.load_best_model_at_end or training.early_stopping_patience) and metric not in known:
         raise ConfigError(
-            f"metric_for_best_model = {metric!r} is not known",
-            "pretraining measures loss and ppl",
+            f"metric_for_best_model = {training.metric_for_best_model!r} is not known",
+            f"{'fine-tuning' if arguments.task in TUNING else 'pretraining'} measures {' and '.join(known)}",
             "give one of them, or leave it out",
+        )
+    if training.early_stopping_patience and training.evaluation_strategy == "no":
+        raise ConfigError(
+            "early_stopping_patience waits for evaluations", "evaluation_strategy is no", "--evaluation_strategy epoch"
         )
 
 

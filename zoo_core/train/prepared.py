@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.config import ModelConfig
 
 if TYPE_CHECKING:
+    from zoo_core.data.sft import TuningFiles
     from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["Prepared"]
@@ -26,6 +27,7 @@ class Prepared:
         state: the training state in `resume`.
         tokenizer: to be copied into checkpoints, if the run has one.
         said: what `--scale` changed, to be printed.
+        tuning: the files that fine-tuning reads.
     """
 
     config: ModelConfig
@@ -34,6 +36,7 @@ class Prepared:
     state: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
     said: tuple[str, ...] = ()
+    tuning: TuningFiles | None = None
 
     @property
     def start(self) -> Path | None:

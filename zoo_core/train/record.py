@@ -16,9 +16,11 @@ from zoo_core._atomic import written_beside
 from zoo_core.arguments import Arguments
 from zoo_core.errors import ConfigError, ZooError
 
-__all__ = ["COLUMNS", "LossTable", "EventWriters", "event_kinds", "event_writers", "plot_losses", "recorded"]
+__all__ = ["COLUMNS", "TUNED", "LossTable", "EventWriters", "event_kinds", "event_writers", "plot_losses", "recorded"]
 
 COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")
+TUNED = (*COLUMNS, "eval_ppl", "eval_accuracy")
+"""The columns of fine-tuning, which evaluates more."""
 
 
 @contextmanager
@@ -43,17 +45,19 @@ class LossTable:
     Args:
         path: of the file.
         rows: by step; a value that is not known is left out.
+        columns: of the file, the step first.
     """
 
     path: Path
     rows: dict[int, dict[str, float]] = field(default_factory=dict)
+    columns: tuple[str, ...] = COLUMNS
 
     def open(self, resumed_at: int) -> None:
         """Keep the rows of an earlier run up to `resumed_at` and drop the others."""
         if resumed_at and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as stream:
                 for row in csv.DictReader(stream):
-                    values = {k: float(v) for k, v in row.items() if k in COLUMNS[1:] and v}
+                    values = {k: float(v) for k, v in row.items() if k in self.columns[1:] and v}
                     if (row.get("step") or "").isdigit() and int(row["step"]) <= resumed_at:
                         self.rows[int(row["step"])] = values
         self.write()
@@ -70,9 +74,9 @@ class LossTable:
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(self.columns)
         for step, row in sorted(self.rows.items()):
-            writer.writerow([step, *(repr(row[name]) if name in row else "" for name in COLUMNS[1:])])
+            writer.writerow([step, *(repr(row[name]) if name in row else "" for name in self.columns[1:])])
         with recorded(self.path) as stream:
             stream.write(text.getvalue().encode())
 
@@ -145,7 +149,7 @@ def event_writers(kinds: frozenset[str], folder: Path) -> EventWriters:
 
 
 def plot_losses(table: LossTable, path: Path, title: str) -> None:
-    """Draw training and validation loss over the steps as a PNG."""
+    """Draw training and validation loss over the steps as a PNG, and the accuracy where it was measured."""
     import matplotlib  # takes half a second, and only the end of a run needs it
 
     matplotlib.use("Agg")
@@ -163,6 +167,13 @@ def plot_losses(table: LossTable, path: Path, title: str) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+    steps, hits = table.column("eval_accuracy")
+    if steps:
+        other = axes.twinx()
+        axes.plot([], [], color="#228833", linestyle="--", marker="s", markersize=4, label="accuracy (right)")
+        other.plot(steps, hits, color="#228833", linewidth=1.2, linestyle="--", marker="s", markersize=4)
+        other.set_ylabel("next-token accuracy")
+        other.set_ylim(0, 1)
     axes.legend()
     with recorded(path) as stream:
         figure.savefig(stream, format="png")

@@ -30,6 +30,7 @@ class RunData:
         valid, test: evaluations; `None` where the run makes none.
         kept: what a checkpoint keeps of the data, to compare when it is resumed.
         example: a prompt to try the trained model with.
+        tuned: whether it is a trained model that goes on, of which a table of metrics and result files are wanted.
     """
 
     batches: BatchPlan
@@ -44,6 +45,7 @@ class RunData:
     test: Evaluation | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
     example: str = "In the beginning"
+    tuned: bool = False
 
     def consumed(self, step: int) -> int:
         """Samples that are consumed when `step` steps are done."""

@@ -20,7 +20,8 @@ from zoo_core.errors import CheckpointError
 from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.evaluation import Evaluated, Evaluation
 from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
-from zoo_core.train.record import COLUMNS, EventWriters, LossTable
+from zoo_core.train.patience import Patience, compared
+from zoo_core.train.record import EventWriters, LossTable
 from zoo_core.train.rundata import RunData
 from zoo_core.train.schedule import Schedule
 from zoo_core.train.usage import Usage, flops_per_token, usage
@@ -62,6 +63,7 @@ class Session:
         events: event files; none on ranks other than the first.
         files: of the tokenizer, for checkpoints.
         best: the best evaluation so far.
+        patience: how long to go on without a better evaluation.
         saving: where a checkpoint is written while training goes on.
     """
 
@@ -73,11 +75,15 @@ class Session:
     table: LossTable
     events: EventWriters
     files: Mapping[str, bytes]
+    patience: Patience
     best: Best | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     metrics: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, Evaluated] = field(default_factory=dict)
     evaluated_at: int = -1
     saved_at: int = -1
+    ended_at: int | None = None
+    seconds: float = 0.0
     saving: Background = field(default_factory=Background)
     _usage: Usage | None = None
     _written: float = 0.0
@@ -130,9 +136,12 @@ class Session:
         prefix = "eval" if part == "validation" else part
         self.events.add(step, {f"{prefix}/{name}": value for name, value in found.metrics().items()})
         self.metrics.update({f"{prefix}_{name}": value for name, value in found.metrics().items()})
+        self.measured[prefix] = found
         if part == "validation":
             self.evaluated_at = step
-            self.table.add(step, **{f"eval_{n}": v for n, v in found.metrics().items() if f"eval_{n}" in COLUMNS})
+            values = {f"eval_{name}": value for name, value in found.metrics().items()}
+            self.table.add(step, **{name: value for name, value in values.items() if name in self.table.columns})
+            self.patience.see(found.metrics())
             self._compare(step, found)
         return found
 
@@ -143,8 +152,8 @@ class Session:
             not training.load_best_model_at_end or not saved or training.save_strategy == "no"
         ):  # the best is a checkpoint, and one that stays
             return
-        value = found.metrics()[(training.metric_for_best_model or "loss").removeprefix("eval_")]
-        sign = -1.0 if training.greater_is_better else 1.0
+        metric, sign = compared(training)
+        value = found.metrics()[metric]
         if self.best is None or sign * value < sign * self.best.value:
             self.best = Best(step, value)
 
@@ -217,6 +226,7 @@ class Session:
             "data": dict(data.kept),
             "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
             "best": asdict(self.best) if self.best else None,
+            **({"patience": self.patience.kept()} if self.patience.allowed else {}),
             "arguments": json.loads(self.arguments.to_json()),
         }
 

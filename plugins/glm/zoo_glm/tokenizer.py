@@ -18,7 +18,7 @@ __all__ = ["GLMPieceTokenizer", "load"]
 
 _MASKS = ("[MASK]", "[sMASK]", "[gMASK]")
 _BEFORE_MASK = r"\s+(?=\[[sg]?MASK\])"  # GLM-10B's masks take it with them, GLM-130B's do not
-_END, _START, _CLS = "<|endoftext|>", "<|startofpiece|>", "[CLS]"
+_END, _START, _PIECE_END, _CLS = "<|endoftext|>", "<|startofpiece|>", "<|endofpiece|>", "[CLS]"
 _ICE_IMAGES = 20_000
 _ICE_NAMES = ("[MASK]", "[gMASK]", "[sMASK]", "[eod]", "[sop]", "[eop]", "[ENC]", "[dBLOCK]")
 _ICE_SPECIAL = {"[pad]": 0, **{text: 150_000 + i for i, text in enumerate(_ICE_NAMES)}}
@@ -78,6 +78,14 @@ def _bpe(path: Path) -> Tokenizer:
             ids = super().encode(re.sub(_BEFORE_MASK, "", text) if parse_special else text, parse_special=parse_special)
             return _prompt(ids, self) if add_special_tokens else ids
 
+        @property
+        def answer_end_id(self) -> int | None:
+            return self.token_id(_PIECE_END)
+
+        def prompt(self, text: str) -> list[int]:
+            """Return the ids of a text that goes on: its blank, [gMASK], is at the end."""
+            return self.encode(f"{text}[gMASK]", add_special_tokens=True)
+
     return GLMBPETokenizer(path, pad=_END)
 
 
@@ -113,6 +121,7 @@ class GLMPieceTokenizer:
         self.vocab_size = max(words.stop - 1, *self._names, 0) + 1
         self.bos_id: int | None = None
         self.eos_id: int | None = self.token_id(_END) or self.token_id("</s>")
+        self.answer_end_id: int | None = self._special.get(_PIECE_END, self._special.get("[eop]"))
         self.pad_id: int | None = self._special.get("[pad]", self._special.get(_END))
         self.padding_side: PaddingSide = "right"
         self.files: tuple[Path, ...] = self._pieces.files
@@ -135,6 +144,10 @@ class GLMPieceTokenizer:
         ids += [] if masks & set(ids) else [self._special["[gMASK]"]]
         end = [] if ids[-1] in masks or self.eos_id is None else [self.eos_id]
         return [*ids, *end, self._special["[sop]"]]
+
+    def prompt(self, text: str) -> list[int]:
+        """Return the ids of a text that goes on: its blank, [gMASK], is at the end."""
+        return self.encode(f"{text}[gMASK]", add_special_tokens=True)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of `ids`; bytes that make no character, and ids that are no text, give U+FFFD."""

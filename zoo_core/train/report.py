@@ -1,0 +1,66 @@
+"""What is said of the data before training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo_core.data.sft import Encoder, Lines, Survey, TuningSet
+
+__all__ = ["Part", "data_report"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the data: its name, its lines, and what became of them."""
+
+    name: str
+    lines: Lines
+    survey: Survey
+
+
+def data_report(parts: Sequence[Part], encoder: Encoder, packed: TuningSet | None, room: int) -> str:
+    """Return a few lines: samples, tokens, what was cut and left out, and how full packed rows are.
+
+    Args:
+        packed: the packed training part.
+        room: tokens of a packed row.
+    """
+    lines = []
+    for part in parts:
+        survey, samples = part.survey, part.survey.samples
+        lengths = survey.lengths[samples]
+        files = ", ".join(map(str, part.lines.files[:2])) + (" ..." if len(part.lines.files) > 2 else "")
+        lines.append(
+            f"{part.name:<11}{files}: {_many(len(samples), 'sample')}, {int(lengths.sum()):,} tokens, "
+            f"{int(survey.learned.sum()):,} of them of answers; longest {int(lengths.max()):,}"
+        )
+        for name, cut in (("source", survey.source_cut), ("answer", survey.answer_cut)):
+            which = np.flatnonzero(cut)
+            if len(which):
+                lines.append(
+                    f"{'':<11}truncated: {_many(len(which), name)}, by {int(cut.sum()):,} tokens in all; "
+                    f"the first is {part.lines.place(int(which[0]))}"
+                )
+        if survey.bad:
+            lines.append(f"{'':<11}left out: {_many(len(survey.bad), 'line')}; the first: {survey.bad[0]}")
+    if packed is not None:
+        used = float(packed.lengths.mean()) / room
+        each = len(parts[0].survey.samples) / len(packed)
+        rows = f"{_many(len(packed), 'row')} of {room:,} tokens"
+        lines.append(f"{'packed':<11}{rows}, {100 * used:.1f}% full, {each:.1f} samples each")
+    lines.append(f"{'form':<11}{_form(encoder)}")
+    return "\n".join(lines)
+
+
+def _form(encoder: Encoder) -> str:
+    if encoder.form == "chat":
+        return "the tokenizer's chat form; answers alone are learned"
+    why = f" ({encoder.why_plain})" if encoder.why_plain else ""
+    return f"source, target, end of text, without a chat template{why}; targets alone are learned"
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
