@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -124,3 +125,42 @@ def losses(folder: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def read_losses():
     return losses
+
+
+class Nursery:
+    """Jobs of forked ranks, one after the other; see `nursery.py`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "ZOO_LAUNCH"))}
+        environ |= {"OMP_NUM_THREADS": "1", "MKL_DEBUG_CPU_TYPE": "5", "PADDLE_DISTRI_BACKEND": "gloo"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
+        )  # fmt: skip
+        self._answer()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        assert line, f"the nursery ended with status {self._process.wait()}"
+        return line
+
+    def run(self, words: list[str], world: int = 4, kill: dict | None = None, **more) -> dict:
+        job = {"words": words, "world": world, "kill": kill, "log": str(self._folder / "log"), **more}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._answer())
+
+    def log(self, rank: int = 0) -> str:
+        return Path(f"{self._folder / 'log'}.{rank}").read_text()
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory):
+    found = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield found
+    found.end()

@@ -134,7 +134,8 @@ def main() -> None:
     quiet_environment(os.environ)
     import_paddle("cpu")
     import zoo_core.cli.run
-    import zoo_core.train.pretrain  # noqa: F401  all of it now: files that change while a long test runs do not matter
+    import zoo_core.train.pretrain
+    import zoo_core.train.sft  # noqa: F401  all of it now: files that change while a long test runs do not matter
 
     print("ready", flush=True)
     for line in sys.stdin:

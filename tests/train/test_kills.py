@@ -8,8 +8,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,45 +20,6 @@ KILLS = int(os.environ.get("ZOO_KILLS", "100"))
 STEPS = 30
 TP2_PP2 = "--tp 2 --pp 2 --nproc 4 --per_device_train_batch_size 2 --gradient_accumulation_steps 2".split()
 QUIET = "--disable_tqdm true --report_to none".split()
-
-
-class Nursery:
-    """Jobs of forked ranks, one after the other; see `nursery.py`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "ZOO_LAUNCH"))}
-        environ |= {"OMP_NUM_THREADS": "1", "MKL_DEBUG_CPU_TYPE": "5", "PADDLE_DISTRI_BACKEND": "gloo"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
-        )  # fmt: skip
-        self._answer()
-
-    def _answer(self) -> str:
-        line = self._process.stdout.readline()
-        assert line, f"the nursery ended with status {self._process.wait()}"
-        return line
-
-    def run(self, words: list[str], world: int = 4, kill: dict | None = None, **more) -> dict:
-        job = {"words": words, "world": world, "kill": kill, "log": str(self._folder / "log"), **more}
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._answer())
-
-    def log(self, rank: int = 0) -> str:
-        return Path(f"{self._folder / 'log'}.{rank}").read_text()
-
-    def end(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    found = Nursery(tmp_path_factory.mktemp("nursery"))
-    yield found
-    found.end()
 
 
 def sums(folder: Path) -> dict[str, tuple[int, int]]:
@@ -148,7 +107,7 @@ SECOND_SAVE = {"rank": 0, "kind": "create", "nth": 3, "delay": 0, "alone": False
 """While the second checkpoint of a run is begun: one has two files of tensors."""
 
 
-def goes_on_exactly(nursery: Nursery, words, folder: Path, read_losses, world: int, *more: str) -> None:
+def goes_on_exactly(nursery, words, folder: Path, read_losses, world: int, *more: str) -> None:
     """30 steps straight, and 10 + kill + 10 + kill + 10: equal losses and, bit for bit, equal checkpoints."""
     common = [*QUIET, *more, "--save_steps", "10", "--logging_steps", "100", "--max_steps", "30"]
     assert nursery.run(words(*common, out="straight"), world)["statuses"] == [0] * world, nursery.log()
