@@ -89,6 +89,14 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
 
     @property
+    def cached_sizes(self) -> tuple[int, int, int]:
+        """What attention keeps of each token: heads, and the widths of a head's key and of its value.
+
+        Of 0 heads, one entry that serves all query heads, whole on every rank (a latent).
+        """
+        return self.kv_heads, self.head_size, self.head_size
+
+    @property
     def learned_positions(self) -> bool:
         """Whether positions are rows of a table of `max_position_embeddings`, so that a longer sample has none."""
         return False

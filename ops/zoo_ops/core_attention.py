@@ -1,6 +1,7 @@
 """Scaled dot-product attention: grouped queries, packed samples, padding, cached keys.
 
-Shape legend: B batch, S queries, K keys (past ones included), N query heads, M kv heads, G = N / M, D head width.
+Shape legend: B batch, S queries, K keys (virtual and past ones included), N query heads, M kv heads, G = N / M, D head
+width, T = K without the virtual ones.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from zoo_ops.cpu.attention import attention_cpu
 from zoo_ops.dropout import keep_dropout_context
 from zoo_ops.kernels import cpu_path, kernels, say_once
 from zoo_ops.masks import check_lengths, segment_ends, visible
+from zoo_ops.prefix import virtual_entries
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -37,6 +39,7 @@ def attention_reference(
     bias: Tensor | None = None,
     causal: bool = True,
     prefix_BK: Tensor | None = None,
+    virtual: int = 0,
     dropout: Dropout | None = None,
 ) -> Tensor:
     """`attention` by its definition; softmax in float32, or float64 for float64."""
@@ -50,7 +53,7 @@ def attention_reference(
         scores = scores.astype("float32")
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
-    mask = visible(batch, S, K, past, causal, prefix_BK)
+    mask = visible(batch, S, K - virtual, past, causal, prefix_BK, virtual)
     if mask is not None:
         scores = paddle.where(mask, scores, paddle.full([], -1e30, dtype=scores.dtype))
     weights = F.softmax(scores, axis=-1)
@@ -89,13 +92,14 @@ def attention_sdpa(
     bias: Tensor | None = None,
     causal: bool = True,
     prefix_BK: Tensor | None = None,
+    virtual: int = 0,
 ) -> Tensor:
     """`attention` through paddle's `scaled_dot_product_attention`."""
     B, S, N, D = q_BSND.shape
     K = k_BKMD.shape[1]
-    mask = visible(batch, S, K, past, causal, prefix_BK)
-    added = None
-    if bias is not None or (mask is not None and not (_plain_causal(batch, past) and prefix_BK is None)):
+    mask = visible(batch, S, K - virtual, past, causal, prefix_BK, virtual)
+    added, plain = None, _plain_causal(batch, past) and prefix_BK is None and not virtual
+    if bias is not None or (mask is not None and not plain):
         added = paddle.zeros([1], dtype=q_BSND.dtype) if bias is None else bias.astype(q_BSND.dtype)
         if mask is not None:
             added = paddle.where(mask, added, paddle.full([], -1e4, dtype=q_BSND.dtype))
@@ -123,17 +127,21 @@ def attention_flash(
     batch: Batch,
     *,
     scale: float | None = None,
+    virtual: int = 0,
 ) -> Tensor:
     """Causal `attention` without cache or bias through the GPU's flash kernels (arXiv 2307.08691).
 
     Packed samples and padding go through flashmask (arXiv 2410.01359): for each key, the first row that no longer
-    sees it.
+    sees it. Virtual keys get queries of zeros in front, whose rows are thrown away: kernels differ in how they align
+    fewer queries than keys.
     """
     _, S, N, D = q_BSND.shape
     if scale is not None:
         q_BSND = q_BSND * (scale * math.sqrt(D))
+    if virtual:
+        q_BSND = paddle.concat([paddle.zeros_like(q_BSND[:, :1]).expand([-1, virtual, -1, -1]), q_BSND], axis=1)
     if batch.segment_ids is None and batch.attention_mask is None:
-        return F.flash_attention.flash_attention(q_BSND, k_BKMD, v_BKMD, causal=True)[0]
+        return F.flash_attention.flash_attention(q_BSND, k_BKMD, v_BKMD, causal=True)[0][:, virtual:]
 
     def first_blind_row() -> Tensor:
         ends = paddle.full([q_BSND.shape[0], S], S, dtype="int32")
@@ -141,11 +149,14 @@ def attention_flash(
             ends = segment_ends(batch.segment_ids)
         if batch.attention_mask is not None:
             ends = ends * (batch.attention_mask != 0).astype("int32")
+        if virtual:
+            front = paddle.full([ends.shape[0], virtual], virtual + S, dtype="int32")
+            ends = paddle.concat([front, ends + virtual], axis=1)
         return ends.unsqueeze(1).unsqueeze(-1)
 
-    ends_B1S1 = batch.once("zoo_ops.first_blind_row", first_blind_row)
-    out = F.flashmask_attention(q_BSND, k_BKMD, v_BKMD, startend_row_indices=ends_B1S1, causal=True)
-    if batch.attention_mask is None:
+    ends_B1K1 = batch.once(("zoo_ops.first_blind_row", virtual), first_blind_row)
+    out = F.flashmask_attention(q_BSND, k_BKMD, v_BKMD, startend_row_indices=ends_B1K1, causal=True)[:, virtual:]
+    if batch.attention_mask is None or virtual:  # with virtual keys no row is blind
         return out
     real_BS11 = (batch.attention_mask != 0).unsqueeze(-1).unsqueeze(-1)
     return paddle.where(real_BS11, out, paddle.zeros_like(out))
@@ -172,14 +183,17 @@ def _core(
     bias: Tensor | None,
     causal: bool,
     prefix_BK: Tensor | None,
+    virtual: int,
     dropout: Dropout | None,
 ) -> Tensor:
-    options: dict[str, Any] = {"past": past, "scale": scale, "bias": bias, "causal": causal, "prefix_BK": prefix_BK}
+    options: dict[str, Any] = {
+        "past": past, "scale": scale, "bias": bias, "causal": causal, "prefix_BK": prefix_BK, "virtual": virtual
+    }  # fmt: skip
     drops = dropout is not None and dropout.is_on()
     if kernels().flash_attention and causal and past == 0 and bias is None and not drops:
         objection = _flash_objection(q_BSND, prefix_BK)
         if not objection:
-            return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale)
+            return attention_flash(q_BSND, k_BKMD, v_BKMD, batch, scale=scale, virtual=virtual)
         say_once("use_flash_attention", objection)
     if drops:
         return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, dropout=dropout, **options)
@@ -201,21 +215,26 @@ def attention(
     bias: Tensor | None = None,
     causal: bool = True,
     prefix_BK: Tensor | None = None,
+    virtual: int = 0,
     dropout: Dropout | None = None,
 ) -> Tensor:
     """Return softmax(scale * q k^T + bias) v over the keys each query may see, [B, S, N, D].
+
+    Within `zoo_ops.prefix.virtual_tokens` the virtual keys and values are put in front here, unless the caller has
+    done it; every query sees them.
 
     Args:
         q_BSND: queries.
         k_BKMD: keys; M divides N, and query head n reads kv head n // (N / M).
         v_BKMD: values; their width may differ from the keys'.
         batch: its `segment_ids` and `attention_mask` limit what is seen; a query that sees nothing gives zeros.
-        past: cached keys before the first query; K = past + S.
+        past: cached keys before the first query; T = past + S.
         scale: `None` means 1 / sqrt(D).
-        bias: added to the scores, broadcastable to [B, N, S, K].
+        bias: added to the scores, broadcastable to [B, N, S, K]; one that covers T keys is 0 for virtual ones.
         causal: a query sees no key after itself.
-        prefix_BK: bool, true for the keys that every query sees whatever its place (prefix language models, whose
-            prompt reads both ways); padding and segments still hide them. Make it once for a micro batch.
+        prefix_BK: bool [B or 1, T], true for the keys that every query sees whatever its place (prefix language
+            models, whose prompt reads both ways); padding and segments still hide them. Make it once for a micro batch.
+        virtual: so many of the keys given, the first, are virtual ones that the caller has put in front.
         dropout: applied to the weights while training; made with `inside=True`.
 
     Raises:
@@ -225,12 +244,17 @@ def attention(
     K, M = k_BKMD.shape[1:3]
     if N % M:
         raise ValueError(f"{N} query heads do not divide over {M} kv heads")
-    check_lengths(batch, S, K, past, prefix_BK)
+    check_lengths(batch, S, K - virtual, past, prefix_BK)
+    if not virtual:
+        front = virtual_entries()
+        k_BKMD, v_BKMD, virtual = front.before_keys(k_BKMD), front.before_values(v_BKMD), front.count
+    if virtual and bias is not None and bias.shape[-1] == k_BKMD.shape[1] - virtual:
+        bias = paddle.concat([paddle.zeros([*bias.shape[:-1], virtual], dtype=bias.dtype), bias], axis=-1)
     inputs = (q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
     if kernels().recompute_core_attention and paddle.is_grad_enabled() and not q_BSND.stop_gradient:
         from paddle.distributed.fleet.utils import recompute
 
         # The prefix is bound: a copy of it, as recompute makes of its inputs, would be another prefix with a new mask.
-        core = keep_dropout_context(functools.partial(_core, prefix_BK=prefix_BK, dropout=dropout))
-        return recompute(core, *inputs, preserve_rng_state=False)
-    return _core(*inputs, prefix_BK, dropout)
+        bound = functools.partial(_core, prefix_BK=prefix_BK, virtual=virtual, dropout=dropout)
+        return recompute(keep_dropout_context(bound), *inputs, preserve_rng_state=False)
+    return _core(*inputs, prefix_BK, virtual, dropout)

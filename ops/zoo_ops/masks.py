@@ -1,6 +1,6 @@
 """Who may see whom in attention: causality, packed segments and padding, as one mask.
 
-Shape legend: B batch, S queries, K keys (past ones included).
+Shape legend: B batch, S queries, K keys (past ones included), P virtual keys.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from zoo_ops.batch import Batch
 
-__all__ = ["check_lengths", "segment_ends", "visible"]
+__all__ = ["check_lengths", "real_before", "segment_ends", "visible"]
 
 
 def check_lengths(batch: Batch, query_len: int, key_len: int, past: int, prefix_BK: Tensor | None = None) -> None:
@@ -38,16 +38,30 @@ def check_lengths(batch: Batch, query_len: int, key_len: int, past: int, prefix_
 
 
 def visible(
-    batch: Batch, query_len: int, key_len: int, past: int, causal: bool, prefix_BK: Tensor | None = None
+    batch: Batch,
+    query_len: int,
+    key_len: int,
+    past: int,
+    causal: bool,
+    prefix_BK: Tensor | None = None,
+    virtual: int = 0,
 ) -> Tensor | None:
-    """Return bool [B or 1, 1, S, K], true where a query may see a key; `None` when every query sees every key.
+    """Return bool [B or 1, 1, S, P + K], true where a query may see a key; `None` when every query sees every key.
 
-    Made once for each micro batch. `prefix_BK` marks keys that causality does not hide.
+    Made once for each micro batch. `prefix_BK` marks keys that causality does not hide; the `virtual` keys in front,
+    of which `key_len` and `past` do not know, are hidden from nobody.
     """
+
+    def make() -> Tensor | None:
+        mask = _visible(batch, query_len, key_len, past, causal, prefix_BK)
+        if mask is None or not virtual:
+            return mask
+        return paddle.concat([paddle.ones([*mask.shape[:-1], virtual], dtype="bool"), mask], axis=-1)
+
     # The prefix is kept with its mask: the id of a tensor that is gone may become another prefix's.
     return batch.once(
-        ("zoo_ops.masks.visible", query_len, key_len, past, causal, id(prefix_BK)),
-        lambda: (_visible(batch, query_len, key_len, past, causal, prefix_BK), prefix_BK),
+        ("zoo_ops.masks.visible", query_len, key_len, past, causal, id(prefix_BK), virtual),
+        lambda: (make(), prefix_BK),
     )[0]
 
 
@@ -84,3 +98,21 @@ def segment_ends(segment_ids_BS: Tensor) -> Tensor:
     )
     ends = paddle.where(changes, after.expand_as(changes), paddle.full_like(changes, length, dtype="int32"))
     return paddle.flip(paddle.cummin(paddle.flip(ends, axis=[1]), axis=1)[0], axis=[1])
+
+
+def real_before(batch: Batch, query_len: int, past: int = 0) -> Tensor:
+    """Return int64 [B or 1, S]: how many real tokens of its packed sample stand before each of the last S tokens.
+
+    A pad token has what the real one before it has, or 0.
+    """
+    if batch.attention_mask is None and batch.segment_ids is None:
+        return paddle.arange(past, past + query_len).unsqueeze(0)
+    real_BK = paddle.ones_like(batch.input_ids) if batch.attention_mask is None else batch.attention_mask
+    real_BK = (real_BK != 0).astype("int64")
+    count_BK = real_BK.cumsum(axis=1)
+    if batch.segment_ids is not None:
+        same = batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]
+        goes_on = paddle.concat([paddle.zeros_like(same[:, :1]), same], axis=1)
+        first_BK = paddle.where(goes_on, paddle.zeros_like(count_BK), count_BK - real_BK)
+        count_BK = count_BK - first_BK.cummax(axis=1)[0]
+    return paddle.clip(count_BK - 1, min=0)[:, -query_len:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ADAPTERS", "BEST", "FORMAT", "GROUPS", "LATEST", "MANIFEST", "STATE", "stored_as"]
+__all__ = ["ADAPTERS", "BEST", "FORMAT", "GROUPS", "LATEST", "MANIFEST", "PREFIX", "STATE", "stored_as"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -10,14 +10,18 @@ STATE = "trainer_state.json"
 LATEST = "latest"
 BEST = "best"
 ADAPTERS = "lora"
-GROUPS = {"model": "weights", ADAPTERS: "adapters", "optimizer": "optimizer states", "master_weights": "master weights"}
+PREFIX = "prefix"
+GROUPS = {
+    "model": "weights", ADAPTERS: "adapters", PREFIX: "prefix", "optimizer": "optimizer states",
+    "master_weights": "master weights",
+}  # fmt: skip
 
 
 def stored_as(role: str, name: str) -> tuple[str, str]:
     """Return the file group and the tensor name of parameter `name` in `role`.
 
     `weight` and `master` are named as the parameter; every other role (`moment1`, ...) is an optimizer state
-    `NAME/ROLE`; a role `GROUP:weight` or `GROUP:ROLE` is kept in files of its own (adapters).
+    `NAME/ROLE`; a role `GROUP:weight` or `GROUP:ROLE` is kept in files of its own (adapters, a prefix).
     """
     group, _, own = role.rpartition(":")
     if own == "weight":

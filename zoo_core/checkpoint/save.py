@@ -43,7 +43,7 @@ def contents(
         weight: element type of the weights; `dtypes` overrides it by name.
         states: roles each trained parameter has besides its weight: `("moment1", "moment2", "master")`.
         trained: whether a parameter is trained; buffers never are.
-        group: files of their own for an adapter: `lora`.
+        group: files of their own for an adapter or a prefix: `lora`, `prefix`.
     """
     prefix = f"{group}:" if group else ""
     found = []

@@ -18,9 +18,10 @@ from zoo_core.config import ModelConfig
 from zoo_core.engine.parts import element_type, has_expert
 from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
-from zoo_core.peft import LoraSpec, is_adapter
+from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter
+from zoo_core.peft.prefix import SHARED
 from zoo_core.pipeline import PipeLayer
-from zoo_ops import Dropout
+from zoo_ops import Dropout, attach_prefix
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
 from zoo_ops.lora import adapted
@@ -52,6 +53,9 @@ class Stage:
         gather_logits: the head returns whole logits on every rank.
         experts: degree of the expert axis and the place on it; this rank has that share of a layer's experts.
         lora: adapters, whose rows are in `table`; then nothing else is trained.
+        prefix: of every block, the same.
+        shared: where the parameters lie that the blocks' prefixes share: the single-card name before theirs.
+        cached: widths of a cached head's key and value.
     """
 
     table: Mapping[str, Rule]
@@ -62,6 +66,14 @@ class Stage:
     gather_logits: bool = False
     experts: tuple[int, int] = (1, 0)
     lora: LoraSpec | None = None
+    prefix: PrefixSpec | None = None
+    shared: str = ""
+    cached: tuple[int, int] = (0, 0)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the model itself is not trained."""
+        return self.lora is not None or self.prefix is not None
 
     def __post_init__(self) -> None:
         self.held: dict[str, Held] = {}
@@ -143,7 +155,22 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
         final = _adapt(swapped or module, prefix, stage)
         if final is not module:
             _put(layer, path, final)
+    if stage.prefix is not None and element.is_block:
+        _attach_prefix(layer, element, stage)
     return layer
+
+
+def _attach_prefix(layer: nn.Layer, element: PipeLayer, stage: Stage) -> None:
+    """Hang the block's prefix on its attention."""
+    module = layer
+    for name in element.attention.split("."):
+        module = module._sub_layers[name]
+    start = f"{element.single(element.attention)}.prefix_"
+    names = [name for name in stage.table if name.startswith(start)]
+    if stage.prefix is not None and stage.prefix.hidden:
+        names += [f"{stage.shared}.{own}" if stage.shared else own for own in SHARED]
+    made = {name.rpartition(".")[2]: _materialise(stage.table[name], stage) for name in names}
+    attach_prefix(module, made, *stage.cached)
 
 
 def _adapt(module: nn.Layer, name: str, stage: Stage) -> nn.Layer:
@@ -199,7 +226,7 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
     if owner.buffer:
         tensor.stop_gradient = True
     else:
-        trained = stage.lora is None or is_adapter(rule.single)
+        trained = not stage.freezes or is_adapter(rule.single)
         tensor = EagerParamBase.from_tensor(tensor, name=rule.single, trainable=trained)
         tensor.is_distributed = owner.dim is not None
         tensor.no_sync = True  # values follow from the name or the checkpoint: nothing is broadcast at the start

@@ -20,9 +20,9 @@ from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.engine.parts import tied_across_stages
 from zoo_core.layout import Rule, Vocab, local_shape
-from zoo_core.peft import LoraSpec, is_adapter, with_adapters
+from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
 from zoo_core.registry import Architecture
-from zoo_ops import Batch, Router, cross_entropy, set_loss_weight
+from zoo_ops import Batch, Router, after_prefix, cross_entropy, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
@@ -93,6 +93,7 @@ class Engine:
         gather_logits: keep whole logits on every rank of the tensor axis.
         amp: what `paddle.amp.auto_cast` is given.
         lora: adapters beside the model, which are all that is trained; `source` gives their values too.
+        prefix: of every block, the same; not with pipeline stages, nor with `lora`.
     """
 
     def __init__(
@@ -107,18 +108,24 @@ class Engine:
         gather_logits: bool = False,
         amp: Mapping[str, Any] | None = None,
         lora: LoraSpec | None = None,
+        prefix: PrefixSpec | None = None,
     ) -> None:
-        self.mesh, self.config, self.dtype, self.lora = mesh, config, dtype, lora
+        self.mesh, self.config, self.dtype, self.lora, self.prefix = mesh, config, dtype, lora, prefix
         self.table: dict[str, Rule] = architecture.table(config)
+        self._elements = architecture.pipe_layers(config)
         if lora is not None:
             self.table = with_adapters(self.table, lora)
+        if prefix is not None:
+            self.table = with_prefix(self.table, self._elements, config, prefix)
         self._amp = dict(amp or {"enable": False})
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
-        self._stage = Stage(self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora)
+        more = (prefix, self._elements[0].prefix, config.cached_sizes[1:])
+        self._stage = Stage(
+            self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora, *more
+        )
         self._feed = Feed()
-        self._elements = architecture.pipe_layers(config)
         self._denominator = 1.0
         self._correct: Any = None
         self._shape: list[int] = []
@@ -139,7 +146,7 @@ class Engine:
             layers = self._chunk_builder(0, 0, len(self._elements))()
         self.layers = layers
         self._routers = [layer for layer in layers.sublayers() if isinstance(layer, Router)]
-        for router in self._routers if lora is not None else ():
+        for router in self._routers if self._stage.freezes else ():
             router.balance_rate = 0.0  # the base model stays as it is
         self.held = self._stage.held
         self.tied = tied_across_stages(plan, self.table)
@@ -147,7 +154,7 @@ class Engine:
 
     def is_trained(self, name: str) -> bool:
         """Whether a parameter, of whatever stage, has optimizer states."""
-        if self.lora is not None:
+        if self._stage.freezes:
             return is_adapter(name)
         held = self.held.get(self.table[name].single)
         return held is None or not held.tensor.stop_gradient
@@ -155,7 +162,7 @@ class Engine:
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:
             layers = [(element, build_layer(element, self._stage)) for element in self._elements[start:stop]]
-            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica, self.lora is not None)
+            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica, self._stage.freezes)
 
         return build
 
@@ -201,7 +208,7 @@ class Engine:
         scale = self.updater.loss_scale.value
         self._denominator = scale * plan.accumulate * plan.replicas / max(tokens, 1.0)
         set_loss_weight(self._denominator / plan.accumulate)
-        ready = [to_batch(b) for b in batches]
+        ready = [self._to_batch(b) for b in batches]
         self._mode(training=True)
         self._feed.fill(ready)
         if self.pipeline is not None:
@@ -263,6 +270,11 @@ class Engine:
             groups.append(hcg.get_sharding_parallel_group())
         return groups
 
+    def _to_batch(self, fields: MicroBatch, past: int = 0) -> Batch:
+        """Put a micro batch on the device; behind a prefix, positions begin after it."""
+        batch = to_batch(fields)
+        return batch if self.prefix is None else after_prefix(batch, self.prefix.tokens, past)
+
     def _mode(self, training: bool) -> None:
         if self._training != training or training != self.layers.training:
             self._training = training
@@ -288,7 +300,7 @@ class Engine:
         with paddle.no_grad(), paddle.amp.auto_cast(**self._amp):
             if self.pipeline is None:
                 model = self.updater.model if self.updater is not None else self.layers
-                for batch in map(to_batch, batches):
+                for batch in map(self._to_batch, batches):
                     self._feed.fill([batch])
                     total += float(self._loss(model(_nothing()), batch.labels))
             else:
@@ -297,7 +309,7 @@ class Engine:
                 for start in range(0, len(batches), plan.accumulate):
                     part = list(batches[start : start + plan.accumulate])
                     empty = {**part[-1], "labels": np.full_like(part[-1]["labels"], IGNORE)}
-                    ready = [to_batch(b) for b in part + [empty] * (plan.accumulate - len(part))]
+                    ready = [self._to_batch(b) for b in part + [empty] * (plan.accumulate - len(part))]
                     self._feed.fill(ready)
                     loss = self.pipeline.eval_batch(_micro_batches(ready), compute_loss=True)
                     total += float(loss) * plan.accumulate
@@ -314,7 +326,7 @@ class Engine:
         They are whole when the engine was built with `gather_logits`.
         """
         self._mode(training=False)
-        batch = to_batch(fields)
+        batch = self._to_batch(fields, cache.length if cache is not None else 0)
         with paddle.no_grad():
             if self.pipeline is None:
                 return self.layers.through(None, batch, cache)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo_core.checkpoint import LocalTensor, Ranks, Reader, contents, save_checkpoint, verify
-from zoo_core.checkpoint.names import ADAPTERS, MANIFEST
+from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, PREFIX
 from zoo_core.checkpoint.writer import Extras
 from zoo_core.engine.build import Source
 from zoo_core.engine.channel import Channel
@@ -31,7 +31,7 @@ def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32", group: s
     Args:
         reader: over the folder, with the model's table.
         dtype: element type the parameters are to have.
-        group: the files of a checkpoint that they are in: of adapters, `ADAPTERS`.
+        group: the files of a checkpoint that they are in: of adapters, `ADAPTERS`; of a prefix, `PREFIX`.
     """
     degree, rank = mesh.plan.tensor, mesh.place.tensor
 
@@ -50,20 +50,29 @@ def _values(tensor: Any) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(tensor.detach().numpy())
 
 
+def saved_group(engine: Engine) -> str:
+    """The files of a checkpoint that what is trained is kept in: those of adapters or of a prefix; empty for a model's."""
+    if engine.prefix is not None:
+        return PREFIX
+    return ADAPTERS if engine.lora is not None else ""
+
+
 def saved_role(engine: Engine, role: str) -> str:
-    """The role under which a checkpoint keeps something: adapters have files of their own."""
-    return role if engine.lora is None else f"{ADAPTERS}:{role}"
+    """The role under which a checkpoint keeps something: adapters and prefixes have files of their own."""
+    group = saved_group(engine)
+    return f"{group}:{role}" if group else role
 
 
 def local_tensors(engine: Engine, states: bool = True) -> Iterator[LocalTensor]:
     """Yield what this rank holds and a checkpoint keeps, one tensor at a time; of equal copies one rank writes.
 
-    Of a model with adapters that is the adapters: the model stays what it was.
+    Of a model with adapters, or with a prefix, that is these: the model stays what it was.
     """
     mesh, plan, updater = engine.mesh, engine.mesh.plan, engine.updater
     split: dict[str, Any] = {"degree": plan.tensor, "rank": mesh.place.tensor}
     parts = Parts(plan, mesh.rank, engine.table)
-    kept = {name: held for name, held in engine.held.items() if engine.lora is None or is_adapter(name)}
+    whole = not saved_group(engine)
+    kept = {name: held for name, held in engine.held.items() if whole or is_adapter(name)}
     for turn, (name, held) in enumerate(kept.items()):
         flat = updater.flat_range(name) if updater is not None else None
         tensor = held.tensor if updater is None else updater.weight(name)
@@ -123,8 +132,8 @@ def pending_save(
     tensors = local_tensors(engine, states)
     if copied:
         tensors = _drained(deque(tensor for tensor in tensors if tensor.writes))
-    channel, lora = _channel(mesh), engine.lora
-    table = engine.table if lora is None else {n: rule for n, rule in engine.table.items() if is_adapter(n)}
+    channel, group, spec = _channel(mesh), saved_group(engine), engine.prefix or engine.lora
+    table = {name: rule for name, rule in engine.table.items() if not group or is_adapter(name)}
     return partial(
         save_checkpoint,
         root,
@@ -136,11 +145,11 @@ def pending_save(
             states=roles,
             trained=engine.is_trained,
             dtypes={name: element_type(rule, engine.dtype) for name, rule in table.items()},
-            group=ADAPTERS if lora is not None else "",
+            group=group,
         ),
         table=table,
         config=engine.config,
-        state={**state, "beta_powers": powers, "loss_scale": scale, **({"lora": lora.to_dict()} if lora else {})},
+        state={**state, "beta_powers": powers, "loss_scale": scale, **({group: spec.to_dict()} if spec else {})},
         layout={
             "data_parallel_degree": plan.data,
             "sharding_parallel_degree": plan.sharding,

@@ -12,6 +12,7 @@ from zoo_core.arguments import Arguments
 __all__ = ["Adapter", "LoraSpec", "is_adapter", "module_of", "spec_from_arguments"]
 
 _ENDINGS = (".lora_A", ".lora_B")
+_PREFIX = "prefix_"
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class LoraSpec:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter, by its single-card name, is part of an adapter."""
-    return name.endswith(_ENDINGS)
+    """Whether a parameter, by its single-card name, is part of an adapter, or of a prefix."""
+    return name.endswith(_ENDINGS) or name.rpartition(".")[2].startswith(_PREFIX)
 
 
 def module_of(name: str) -> str:

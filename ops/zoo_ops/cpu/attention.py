@@ -188,7 +188,7 @@ class _Attention(PyLayer):  # type: ignore[misc]
 
 
 def _added_mask(
-    batch: Batch, S: int, K: int, past: int, causal: bool, prefix_BK: Tensor | None
+    batch: Batch, S: int, K: int, past: int, causal: bool, prefix_BK: Tensor | None, virtual: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return what is added to the scores, [B or 1, 1, S, K], and which rows see nothing, [B or 1, S].
 
@@ -196,7 +196,7 @@ def _added_mask(
     """
     if batch.segment_ids is None and batch.attention_mask is None and prefix_BK is None:
         return None, None
-    mask = visible(batch, S, K, past, causal, prefix_BK)
+    mask = visible(batch, S, K - virtual, past, causal, prefix_BK, virtual)
     if mask is None:
         return None, None
     sees = array(mask)
@@ -235,18 +235,19 @@ def attention_cpu(
     bias: Tensor | None = None,
     causal: bool = True,
     prefix_BK: Tensor | None = None,
+    virtual: int = 0,
 ) -> Tensor:
     """`attention` for float32 CPU tensors; `bias` gets no gradient."""
     B, S, N, D = q_BSND.shape
     K = k_BKMD.shape[1]
     mask, blind = batch.once(
-        ("zoo_ops.cpu.attention.mask", S, K, past, causal, id(prefix_BK)),
-        lambda: _added_mask(batch, S, K, past, causal, prefix_BK),
+        ("zoo_ops.cpu.attention.mask", S, K, past, causal, id(prefix_BK), virtual),
+        lambda: _added_mask(batch, S, K, past, causal, prefix_BK, virtual),
     )
     training = paddle.is_grad_enabled() and not (q_BSND.stop_gradient and k_BKMD.stop_gradient and v_BKMD.stop_gradient)
     bias_4d = None if bias is None else array(bias).reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
     options: dict[str, Any] = {
-        "past": past,
+        "past": virtual + past,
         "scale": 1.0 / math.sqrt(D) if scale is None else scale,
         # with a prefix a block of rows may see keys after it, so the whole mask decides
         "causal": causal and prefix_BK is None,

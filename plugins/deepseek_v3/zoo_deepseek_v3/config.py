@@ -121,6 +121,11 @@ class DeepseekV3Config(ModelConfig):
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
     @property
+    def cached_sizes(self) -> tuple[int, int, int]:
+        """The latent and the rotated key, one of each for all heads."""
+        return 0, self.qk_rope_head_dim, self.kv_lora_rank
+
+    @property
     def total_layers(self) -> int:
         """Layers with a number: the blocks and then multi-token prediction."""
         return self.num_hidden_layers + self.num_nextn_predict_layers

@@ -7,8 +7,8 @@ prediction beside the next token's (2.2).
 Batch, sequence and the number of heads are read from a projection's output: its input may be a part of the sequence,
 and the output may hold some of the heads.
 
-Shape legend: B batch, S sequence, K keys (past ones included), H hidden, N heads, R width of the latent, P width of a
-head without position, Q width that is rotated, D = P + Q, W width of a value, V vocabulary.
+Shape legend: B batch, S sequence, K keys (past and virtual ones included), H hidden, N heads, R width of the latent,
+P width of a head without position, Q width that is rotated, D = P + Q, W width of a value, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from zoo_ops import (
     moe,
     read_by_heads,
     rope_angles,
+    virtual_entries,
 )
 
 __all__ = [
@@ -101,11 +102,13 @@ class DeepseekV3Attention(nn.Layer):
             latent_BK1R, key_BK1Q = cache.update(read_by_heads(latent_BSR).unsqueeze(2), key_BS1Q)
             if past:
                 return self.o_proj(self._absorbed(q_BSNP, q_BSNQ, latent_BK1R, key_BK1Q, batch, past).flatten(2))
-        kv = self.kv_b_proj(latent_BSR)
+        front = virtual_entries()
+        kv = front.project_values(self.kv_b_proj, latent_BSR)
         kv = kv.reshape([*kv.shape[:2], -1, plain + config.v_head_dim])
-        key_BSNQ = key_BS1Q.expand([*kv.shape[:3], config.qk_rope_head_dim])
-        q_BSND, k_BSND = paddle.concat([q_BSNP, q_BSNQ], -1), paddle.concat([kv[..., :plain], key_BSNQ], -1)
-        return self.o_proj(attention(q_BSND, k_BSND, kv[..., plain:], batch, scale=self.scale).flatten(2))
+        key_BKNQ = front.before_keys(key_BS1Q).expand([*kv.shape[:3], config.qk_rope_head_dim])
+        q_BSND, k_BKND = paddle.concat([q_BSNP, q_BSNQ], -1), paddle.concat([kv[..., :plain], key_BKNQ], -1)
+        out_BSNW = attention(q_BSND, k_BKND, kv[..., plain:], batch, scale=self.scale, virtual=front.count)
+        return self.o_proj(out_BSNW.flatten(2))
 
     def _queries(self, x_BSH: Tensor) -> Tensor:
         """Return [B, S, N, D]."""
@@ -122,8 +125,10 @@ class DeepseekV3Attention(nn.Layer):
         plain = self.config.qk_nope_head_dim
         weight_RN = self.kv_b_proj.weight.reshape([self.config.kv_lora_rank, q_BSNP.shape[2], -1])
         q_BSNR = paddle.einsum("bsnp,rnp->bsnr", q_BSNP, weight_RN[..., :plain])
+        front = virtual_entries()
+        latent_BK1R, key_BK1Q = front.before_values(latent_BK1R), front.before_keys(key_BK1Q)
         q, k = paddle.concat([q_BSNR, q_BSNQ], -1), paddle.concat([latent_BK1R, key_BK1Q], -1)
-        out_BSNR = attention(q, k, latent_BK1R, batch, past=past, scale=self.scale)
+        out_BSNR = attention(q, k, latent_BK1R, batch, past=past, scale=self.scale, virtual=front.count)
         return paddle.einsum("bsnr,rnw->bsnw", out_BSNR, weight_RN[..., plain:])
 
     def _angles(self, batch: Batch, past: int, length: int) -> tuple[Tensor, Tensor]:
