@@ -2,7 +2,8 @@
 
     parallel_worker.py TASKS.json OUT
 
-A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`. What it found goes to
+A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps `"lora"`, the
+adapters that are trained. What it found goes to
 `OUT/ID/result.json`, and to `OUT/ID/NAME` the checkpoints and logits that were asked for.
 """
 
@@ -20,12 +21,14 @@ import numpy as np
 import parallel_cases as cases
 
 from zoo_core.checkpoint import Reader
-from zoo_core.engine.build import from_seed
+from zoo_core.checkpoint.names import ADAPTERS
+from zoo_core.engine.build import from_both, from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.engine.parts import Parts
 from zoo_core.engine.state import from_checkpoint, load_states, save
+from zoo_core.peft import LoraSpec, is_adapter, with_adapters
 from zoo_core.plan import Plan, Request, compose
 from zoo_core.registry import registry
 from zoo_ops import set_dropout_state
@@ -66,20 +69,25 @@ class Task:
         plan = compose(request, self.architecture, self.config)
         assert plan.replicas == self.layout.replicas and plan.global_batch == cases.SAMPLES
         self.mesh = mesh_of(task["layout"], plan)
+        self.lora = LoraSpec.from_dict(task["lora"]) if "lora" in task else None
 
     def engine(self, epsilon: float | None, folder: Path | None = None, **more: Any) -> Engine:
         """Build from the seed, or from a checkpoint with its optimizer states."""
         settings = None
         if epsilon is not None:
-            settings = OptimizerSettings(epsilon=epsilon, weight_decay=0.1, max_grad_norm=cases.CLIP)
-        mesh = self.mesh
+            plus = self.lora.plus if self.lora is not None else 1.0
+            settings = OptimizerSettings(epsilon=epsilon, weight_decay=0.1, max_grad_norm=cases.CLIP, lora_plus=plus)
+        mesh, more = self.mesh, {**more, "lora": self.lora}
+        source = from_seed(SEED, self.config, mesh.plan.tensor, mesh.place.tensor)
         if folder is None:
-            source = from_seed(SEED, self.config, mesh.plan.tensor, mesh.place.tensor)
             return Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
-        with Reader(folder, self.architecture.table(self.config)) as reader:
-            engine = Engine(
-                mesh, self.architecture, self.config, from_checkpoint(reader, mesh), settings=settings, **more
-            )
+        table = self.architecture.table(self.config)
+        with Reader(folder, table if self.lora is None else with_adapters(table, self.lora)) as reader:
+            if self.lora is None:
+                source = from_checkpoint(reader, mesh)
+            else:
+                source = from_both(source, from_checkpoint(reader, mesh, group=ADAPTERS))
+            engine = Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
             load_states(engine, reader)
         return engine
 
@@ -99,6 +107,7 @@ class Task:
         last: int | None = None,
         load: str = "",
         resave: bool = False,
+        rate: float = 1.0,
         save_at: Sequence[int] = (),
         evaluate_at: Sequence[int] = (),
         logits: bool = False,
@@ -106,6 +115,7 @@ class Task:
         """Take steps `first` to `last`, by default the model's last.
 
         Args:
+            rate: multiplies the learning rate.
             load: the checkpoint to start from instead of the seed; `resave` saves it again before the first step.
             logits: save the logits of the last checkpoint, read back.
         """
@@ -113,21 +123,31 @@ class Task:
         engine = self.engine(epsilon, Path(load) if load else None)
         # tests/checkpoint simulates ranks by this
         assert engine.held.keys() == set(Parts(self.mesh.plan, self.mesh.rank, engine.table).names())
+        frozen = self._frozen(engine)
         if resave:
             save(engine, folder / "resaved", first, state={})
         steps, evaluations = [], []
         for step in range(first, last):
             set_dropout_state(SEED, step)
-            result = engine.train_step(self.batches(step), cases.learning_rate(step))
+            result = engine.train_step(self.batches(step), cases.learning_rate(step) * rate)
             steps.append((result.loss, result.grad_norm, result.tokens))
             if step + 1 in save_at:
                 save(engine, folder, step + 1, state={})
             if step + 1 in evaluate_at:
                 # more micro batches than a step has, so that a schedule runs twice, the second time not full
                 evaluations.append(engine.evaluate(self.batches(98) + self.batches(99, cases.SAMPLES // 2)))
+        for key, (tensor, before) in frozen.items():
+            np.testing.assert_array_equal(tensor.numpy(), before, err_msg=key)
         if logits:
             self._logits(folder, last)
         return {"steps": steps, "evaluations": evaluations}
+
+    def _frozen(self, engine: Engine) -> dict[str, tuple[Any, np.ndarray]]:
+        """What must not change beside adapters, with its values."""
+        if self.lora is None:
+            return {}
+        assert not [n for n, held in engine.held.items() if is_adapter(n) == held.tensor.stop_gradient]
+        return {n: (h.tensor, h.tensor.numpy().copy()) for n, h in engine.held.items() if not is_adapter(n)}
 
     def _logits(self, folder: Path, step: int) -> None:
         """Read the checkpoint of a step back, without an optimizer, and run it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, not_yet
+from zoo_core.arguments._spec import argument, no_effect, not_yet
 
 __all__ = ["FinetuneArguments"]
 
@@ -15,19 +15,24 @@ _COMPRESS = not_yet("compression")
 class FinetuneArguments(Group):
     """What is trained when not all weights are, and against which loss."""
 
-    lora: bool = argument(False, "Train low-rank adapters.", effect=_TASK)
-    lora_path: str | None = argument(None, "Adapter to start from.", effect=_TASK)
-    lora_rank: int = argument(8, "Rank of the adapters.", minimum=1, effect=_TASK)
+    lora: bool = argument(False, "Train low-rank adapters.")
+    lora_path: str | None = argument(None, "Adapter to start from.")
+    lora_rank: int = argument(8, "Rank of the adapters.", minimum=1)
     lora_alpha: int | None = argument(None, "Scale of the adapters is lora_alpha / lora_rank; empty is 2 x rank.",
-                                      minimum=1, effect=_TASK)  # fmt: skip
-    lora_dropout: float = argument(0.0, "Dropout before the adapters.", minimum=0, below=1, effect=_TASK)
+                                      minimum=1)  # fmt: skip
+    lora_dropout: float = argument(0.0, "Dropout before the adapters.", minimum=0, below=1)
     lora_target_modules: tuple[str, ...] = argument(
-        (), "Name patterns of the layers with adapters; empty is all linear layers.", effect=_TASK
+        (), "Name patterns of the layers with adapters; empty is all linear layers."
     )
-    lora_plus_scale: float = argument(1.0, "Learning rate of B over that of A.", above=0, effect=_TASK)
-    rslora: bool = argument(False, "Scale by the square root of the rank.", effect=_TASK)
-    pissa: bool = argument(False, "Initialise adapters from the principal singular vectors.", effect=_TASK)
-    use_quick_lora: bool = argument(False, "PaddleNLP: faster LoRA backward.", effect=_TASK)
+    lora_plus_scale: float = argument(1.0, "Learning rate of B over that of A.", above=0)
+    rslora: bool = argument(False, "Scale by the square root of the rank.")
+    pissa: bool = argument(
+        False, "Refused: adapters from the principal singular vectors, taken out of the base's weights."
+    )
+    use_quick_lora: bool = argument(
+        False, "PaddleNLP: faster LoRA backward.",
+        effect=no_effect("zoo's adapters add no collective, and frozen weights have no gradient"),
+    )  # fmt: skip
     prefix_tuning: bool = argument(False, "Train key/value prefixes.", effect=_TASK)
     prefix_path: str | None = argument(None, "Prefix to start from.", effect=_TASK)
     num_prefix_tokens: int = argument(128, "Length of the prefix.", unit="tokens", minimum=1, effect=_TASK)

@@ -18,7 +18,7 @@ from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, STATE
 from zoo_core.checkpoint.source import Source
 from zoo_core.checkpoint.stored import Stored
 from zoo_core.errors import CheckpointError
-from zoo_core.layout import FusedColumn, Rule
+from zoo_core.layout import Rule
 from zoo_core.peft.spec import Adapter, LoraSpec, module_of
 from zoo_core.peft.targets import PEFT_PREFIX, adapter_rows, linear_layers
 
@@ -157,7 +157,11 @@ class AdapterFiles:
     def read(self, name: str, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Array:
         """Read this rank's part of a parameter, by its single-card name; from its fp32 copy where one was saved."""
         role = f"{self._prefix}weight"
-        if self.reader.dtype_of(name, role) != dtype and self._prefix and self.reader.has(name, f"{self._prefix}master"):
+        if (
+            self.reader.dtype_of(name, role) != dtype
+            and self._prefix
+            and self.reader.has(name, f"{self._prefix}master")
+        ):
             role = f"{self._prefix}master"
         return self.reader.read_local(name, degree, rank, dtype=dtype, role=role)
 
@@ -173,7 +177,7 @@ class AdapterFiles:
     def _modules(self, table: Mapping[str, Rule], tensors: Mapping[str, Stored]) -> dict[str, Adapter]:
         """The layers that the files have adapters of, with rank and scale."""
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
-        alphas = {}
+        alphas: dict[str, float] = {}
         if self.kind == "peft":
             alphas = read_json(self.folder / PEFT_CONFIG).get("alpha_pattern") or {}
         found, known = {}, set()

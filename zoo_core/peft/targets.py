@@ -33,7 +33,7 @@ def linear_layers(table: Mapping[str, Rule]) -> dict[str, Rule]:
     Columns and rows are, and matrices that every rank holds whole if the table says how they lie in published files
     (`zoo_core.tables.whole_linear`). Embeddings, heads and routers are not.
     """
-    found = {}
+    found: dict[str, Rule] = {}
     for name, rule in table.items():
         if not name.endswith(_WEIGHT) or len(rule.shape) != 2:
             continue
@@ -167,8 +167,7 @@ def _pair(module: str, rule: Rule, rank: int) -> tuple[Rule, Rule]:
         B = replace(whole, name=name_B, shape=(rank, width_out), hf=hf_B, init=zeros, partial_grad=True)
         return A, B
     if isinstance(rule, Replicate):
-        flags = {"sequence_parallel_grad": rule.sequence_parallel_grad, "partial_grad": rule.partial_grad}
-        whole = replace(whole, **flags)
+        whole = replace(whole, sequence_parallel_grad=rule.sequence_parallel_grad, partial_grad=rule.partial_grad)
         return (
             replace(whole, name=name_A, shape=(width_in, rank), hf=hf_A, init=start),
             replace(whole, name=name_B, shape=(rank, width_out), hf=hf_B, init=zeros),

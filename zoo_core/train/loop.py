@@ -11,20 +11,23 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import FolderLock, Reader
 from zoo_core.engine import state as states
-from zoo_core.engine.build import from_seed
+from zoo_core.engine.build import from_both, from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import handle_stop_signals, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import CheckpointError, ZooError
+from zoo_core.peft.files import AdapterFiles
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
+from zoo_core.train.adapters import export_adapter
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
 from zoo_core.train.patience import patience_of
 from zoo_core.train.prepare import other_fusing
@@ -133,6 +136,8 @@ def _run(
         print(f"resume     {resume_command(words)}", flush=True)
     elif session.is_first:
         print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
+        if prepared.lora is not None:
+            print(_adapter(session, found, prepared), flush=True)
     mesh.barrier()  # a worker that ends early makes the launcher end the others
     return 0 if stopped_at is None else _INTERRUPTED
 
@@ -161,17 +166,29 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
     config, chosen = prepared.config, precision(arguments, mesh.plan.device)
     settings = optimizer_settings(arguments, chosen)
     kernels, gather = chosen_kernels(arguments, mesh.plan), not arguments.model.tensor_parallel_output
-    if prepared.start is None:
-        source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
-        return Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
-    states.check_files(prepared.start, mesh, states=prepared.resume is not None)
+    source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
     table = found.architecture.table(config)
-    with Reader(prepared.start, table, other_fusing(found, config)) as reader:
-        source = states.from_checkpoint(reader, mesh, chosen.dtype)
-        engine = Engine(mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp)
-        if prepared.resume is not None and not arguments.training.ignore_load_lr_and_optim:
+    with ExitStack() as opened:
+        reader = None
+        if prepared.start is not None:
+            states.check_files(prepared.start, mesh, states=prepared.resume == prepared.start)
+            reader = opened.enter_context(Reader(prepared.start, table, other_fusing(found, config)))
+            source = states.from_checkpoint(reader, mesh, chosen.dtype)
+        if prepared.adapters is not None:
+            states.check_files(prepared.adapters, mesh, states=prepared.resume is not None)
+            files = opened.enter_context(AdapterFiles(prepared.adapters, table))
+            source = from_both(source, files.source(mesh.plan.tensor, mesh.place.tensor, chosen.dtype))
+            reader = files.reader
+        elif prepared.lora is not None:
+            fresh = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
+            source = from_both(source, fresh)
+        engine = Engine(
+            mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp, prepared.lora
+        )
+        if prepared.resume is not None and reader is not None and not arguments.training.ignore_load_lr_and_optim:
             states.load_states(engine, reader)
-    logger.info("weights from %s", prepared.start)
+    for folder in filter(None, (prepared.start, prepared.adapters)):
+        logger.info("%s from %s", "adapters" if folder == prepared.adapters else "weights", folder)
     return engine
 
 
@@ -323,6 +340,19 @@ def _results(session: Session, last: int) -> dict[str, dict[str, float]]:
             "eval_samples_per_second": found.samples / max(found.seconds, 1e-9),
         }
     return parts
+
+
+def _adapter(session: Session, found: Found, prepared: Prepared) -> str:
+    """Write the adapter as PEFT has it; where it lies, and how to join it with its base."""
+    folder = session.root / f"checkpoint-{session.best.step}" if session.best is not None else session.newest()
+    if folder is None or not folder.is_dir():
+        return "adapter    none was saved"
+    at = export_adapter(folder, session.root / "adapter", found, prepared.config)
+    lines = [f"adapter    {at}, as PEFT loads it"]
+    if prepared.weights is not None:
+        words = ["--model_name_or_path", str(prepared.weights), "--lora_path", str(at), "--merge_model_path"]
+        lines.append(f"merge      zoo merge lora {shlex.join([*words, str(session.root / 'merged')])}")
+    return "\n".join(lines)
 
 
 def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) -> str:

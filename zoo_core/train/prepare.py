@@ -22,6 +22,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.engine.launch import in_worker
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
+from zoo_core.train.adapters import describe_lora, given_adapter, lora_of_run
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
 from zoo_core.train.tuning import check_ready, check_tuning
@@ -62,12 +63,16 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     _free_output(arguments, config, resume)
     if not tunes:
         check_ids(str(arguments.data.input_dir), config)
-    start = resume or weights
-    if start is not None:
+    lora = lora_of_run(arguments, found, config, weights, resume)
+    lora_path = given_adapter(arguments) if lora is not None else None
+    if lora is not None:
+        said += (describe_lora(found.architecture.table(config), lora),)
+    ready = Prepared(config, weights, resume, state, tokenizer, said, tuning, lora, lora_path)
+    if ready.start is not None:
         table = found.architecture.table(config)
-        with Reader(start, table, other_fusing(found, config)) as reader:
+        with Reader(ready.start, table, other_fusing(found, config)) as reader:
             reader.check()
-    return Prepared(config, weights, resume, state, tokenizer, said, tuning)
+    return ready
 
 
 def _comparable(arguments: Arguments) -> None:
@@ -98,7 +103,8 @@ def _weights(arguments: Arguments, found: Found) -> Path | None:
     Raises:
         CheckpointError: they are not there; says where to put them.
     """
-    if not arguments.model.continue_training or arguments.model.scale:
+    goes_on = arguments.model.continue_training or arguments.finetune.lora
+    if not goes_on or arguments.model.scale:
         return None
     try:
         if found.path is not None and arguments.model.model_path is None:

@@ -11,6 +11,7 @@ from zoo_core.config import ModelConfig
 
 if TYPE_CHECKING:
     from zoo_core.data.sft import TuningFiles
+    from zoo_core.peft import LoraSpec
     from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["Prepared"]
@@ -28,6 +29,8 @@ class Prepared:
         tokenizer: to be copied into checkpoints, if the run has one.
         said: what `--scale` changed, to be printed.
         tuning: the files that fine-tuning reads.
+        lora: the adapters that are trained, if not all weights are; then `weights` are the base model's.
+        lora_path: folder of the adapters' first values; `None` for random ones.
     """
 
     config: ModelConfig
@@ -37,8 +40,15 @@ class Prepared:
     tokenizer: Tokenizer | None = None
     said: tuple[str, ...] = ()
     tuning: TuningFiles | None = None
+    lora: LoraSpec | None = None
+    lora_path: Path | None = None
 
     @property
     def start(self) -> Path | None:
-        """Folder that the weights are read from."""
-        return self.resume or self.weights
+        """Folder that the model's weights are read from."""
+        return self.weights if self.lora is not None else self.resume or self.weights
+
+    @property
+    def adapters(self) -> Path | None:
+        """Folder that the adapters are read from."""
+        return (self.resume or self.lora_path) if self.lora is not None else None

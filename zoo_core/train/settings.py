@@ -67,6 +67,7 @@ def optimizer_settings(arguments: Arguments, chosen: Precision) -> OptimizerSett
         master_weights=chosen.master_weights,
         master_grad=chosen.master_grad,
         loss_scale=chosen.loss_scale,
+        lora_plus=arguments.finetune.lora_plus_scale,
     )
 
 

@@ -1,0 +1,125 @@
+"""Adapters under every layout equal those of the single process: losses, norms, saved adapters, logits, resharding.
+
+Twenty steps with clipping, weight decay, recompute, dropout before the adapters and LoRA+. The workers also compare
+every frozen weight with what it was, bit by bit. Losses and norms are compared with AdamW's default epsilon, weights and
+logits with epsilon 1e-3, as in test_equality.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import parallel_cases as cases
+import pytest
+from parallel_cases import TOLERANCE
+from parallel_jobs import Results, tensors
+
+STEPS, WEIGHT_STEPS, HALFWAY = 20, 3, 10
+LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "dropout": 0.1, "plus": 4.0}
+WITH_EXPERTS = {**LORA, "dropout": 0.0}
+
+QUICK = {
+    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp4", "tp2xpp2", "tp2xsharding2-stage1"),
+    "gpt3-fused": ("tp2+sp", "tp2xpp2"),
+    "deepseek_v3": ("ep2",),
+}
+SOAK = {
+    "llama": ("dp2", "sharding2-stage1", "sharding2-stage3", "tp2+spxpp2", "tp2xsharding2-stage2", "tp2xsharding2-stage3"),
+    "llama-fused": ("tp4", "tp4+sp", "tp2xpp2"),
+    "llama-8": ("pp4-interleaved",),
+    "gpt3-fused": (
+        "tp2", "pp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp2xsharding2-stage1",
+        "tp2xsharding2-stage2", "tp2xsharding2-stage3",
+    ),
+    "bloom": ("tp2", "tp2+sp", "tp2xpp2"),
+    "deepseek_v3": (
+        "tp2", "tp2+sp", "pp2", "tp2xpp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
+        "tp2xsharding2-stage1", "ep2xtp2", "ep2xtp2+sp", "ep2xpp2", "ep2xsharding2-stage1",
+    ),
+}  # fmt: skip
+CASES = [(model, layout) for model, layouts in QUICK.items() for layout in layouts]
+CASES += [(model, layout) for model, layouts in SOAK.items() for layout in layouts]
+SLOW = {(model, layout) for model, layouts in SOAK.items() for layout in layouts}
+
+RESUMED = [("llama", "tp2", "single"), ("llama", "single", "tp2+sp"), ("llama", "tp2", "tp2xpp2")]
+
+
+def name_of(model: str, layout: str, source: str = "") -> str:
+    return f"lora-{model}@{source + '-to-' if source else ''}{layout}"
+
+
+def task_of(model: str, layout: str) -> dict[str, Any]:
+    """A case's two runs: for losses and norms, and for weights."""
+    return {
+        "id": name_of(model, layout),
+        "model": model,
+        "layout": layout,
+        "recompute": "none" if layout == "single" else cases.recompute_of((model, layout)),
+        "lora": WITH_EXPERTS if model == "deepseek_v3" else LORA,
+        "runs": {
+            "steps": {"epsilon": cases.DEFAULT_EPSILON, "last": STEPS, "rate": 1, "save_at": [HALFWAY]},
+            "weights": {
+                "epsilon": cases.WEIGHTS_EPSILON, "last": WEIGHT_STEPS, "rate": 1, "save_at": [WEIGHT_STEPS],
+                "logits": True,
+            },
+        },
+    }  # fmt: skip
+
+
+def resume_of(model: str, source: str, layout: str, results: Results) -> dict[str, Any]:
+    saved = results.folder / name_of(model, source) / "steps" / f"checkpoint-{HALFWAY}"
+    run = {"epsilon": cases.DEFAULT_EPSILON, "first": HALFWAY, "last": STEPS, "rate": 1, "load": str(saved)}
+    return task_of(model, layout) | {"id": name_of(model, layout, source), "runs": {"resumed": run}}
+
+
+@pytest.fixture(scope="module")
+def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The results of every case that a test to be run names, in one launch a world."""
+    results, tasks = Results(tmp_path_factory.mktemp("lora")), {}
+    for item in request.session.items:
+        if "adapted" not in getattr(item, "fixturenames", ()):
+            continue
+        params = item.callspec.params
+        model, layout, source = params["model"], params["layout"], params.get("source")
+        wanted = [task_of(model, "single"), task_of(model, source or layout)]
+        wanted += [resume_of(model, source, layout, results)] if source else []
+        tasks |= {task["id"]: task for task in wanted}
+    order = sorted(
+        tasks.values(), key=lambda task: ("resumed" in task["runs"], list(cases.LAYOUTS).index(task["layout"]))
+    )
+    for resumed in (False, True):
+        for world in (1, 2, 4):
+            own = [
+                t for t in order if cases.LAYOUTS[t["layout"]].world == world and ("resumed" in t["runs"]) == resumed
+            ]
+            results.run(own, world)
+    return results
+
+
+def marked() -> list[Any]:
+    return [pytest.param(*case, id="-".join(case), marks=[pytest.mark.soak] if case in SLOW else []) for case in CASES]
+
+
+@pytest.mark.parametrize(("model", "layout"), marked())
+def test_equals_the_single_process(adapted, model, layout):
+    single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])
+    found = np.array(adapted.of(name_of(model, layout))["steps"]["steps"])
+    assert found.shape == single.shape == (STEPS, 3)
+    assert single[-1, 0] < single[0, 0] and (single[:, 1] > 0).all()
+    np.testing.assert_allclose(found, single, **TOLERANCE)
+    theirs, ours = (adapted.path(name_of(model, at)) / "weights" for at in ("single", layout))
+    step = f"checkpoint-{WEIGHT_STEPS}"
+    expected, held = tensors(theirs / step, "lora"), tensors(ours / step, "lora")
+    assert held.keys() == expected.keys()
+    assert not (ours / step / "model.safetensors.index.json").exists()
+    for name in expected:
+        np.testing.assert_allclose(held[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(np.load(ours / "logits.npy"), np.load(theirs / "logits.npy"), **TOLERANCE)
+
+
+@pytest.mark.parametrize(("model", "source", "layout"), RESUMED)
+def test_a_checkpoint_resumes_under_another_layout(adapted, model, source, layout):
+    single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])[HALFWAY:]
+    found = np.array(adapted.of(name_of(model, layout, source))["resumed"]["steps"])
+    np.testing.assert_allclose(found, single, **TOLERANCE)
