@@ -2,9 +2,8 @@
 
     parallel_worker.py TASKS.json OUT
 
-A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps `"lora"`, the
-adapters that are trained. What it found goes to
-`OUT/ID/result.json`, and to `OUT/ID/NAME` the checkpoints and logits that were asked for.
+A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps
+`"lora"`, the adapters that are trained. What it found goes to `OUT/ID/result.json`, and to `OUT/ID/NAME` the checkpoints and logits that were asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Adapters under every layout equal those of the single process: losses, norms, saved adapters, logits, resharding.
 
 Twenty steps with clipping, weight decay, recompute, dropout before the adapters and LoRA+. The workers also compare
-every frozen weight with what it was, bit by bit. Losses and norms are compared with AdamW's default epsilon, weights and
-logits with epsilon 1e-3, as in test_equality.
+every frozen weight with what it was, bit by bit. Losses and norms are compared with AdamW's default epsilon, weights
+and logits with epsilon 1e-3, as in test_equality.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ QUICK = {
     "deepseek_v3": ("ep2",),
 }
 SOAK = {
-    "llama": ("dp2", "sharding2-stage1", "sharding2-stage3", "tp2+spxpp2", "tp2xsharding2-stage2", "tp2xsharding2-stage3"),
+    "llama": (
+        "dp2", "sharding2-stage1", "sharding2-stage3", "tp2+spxpp2", "tp2xsharding2-stage2", "tp2xsharding2-stage3",
+    ),
     "llama-fused": ("tp4", "tp4+sp", "tp2xpp2"),
     "llama-8": ("pp4-interleaved",),
     "gpt3-fused": (

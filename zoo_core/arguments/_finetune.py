@@ -26,9 +26,7 @@ class FinetuneArguments(Group):
     )
     lora_plus_scale: float = argument(1.0, "Learning rate of B over that of A.", above=0)
     rslora: bool = argument(False, "Scale by the square root of the rank.")
-    pissa: bool = argument(
-        False, "Refused: adapters from the principal singular vectors, taken out of the base's weights."
-    )
+    pissa: bool = argument(False, "Refused: adapters that begin with singular vectors of the base's weights.")
     use_quick_lora: bool = argument(
         False, "PaddleNLP: faster LoRA backward.",
         effect=no_effect("zoo's adapters add no collective, and frozen weights have no gradient"),
