@@ -23,7 +23,10 @@ LAYOUTS = {
     "tp2xsharding2": (4, "--tp 2 --sharding stage2 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
 }
 FAMILIES = {"qwen": "qwen/qwen-7b", "llama": "meta-llama/Meta-Llama-3-8B"}
-SOAKED = {"deepseek_v3": "deepseek-ai/DeepSeek-V3", "chatglm": "THUDM/chatglm-6b", "bloom": "bigscience/bloom-7b1"}
+SOAKED = {
+    "deepseek_v3": "deepseek-ai/DeepSeek-V3", "chatglm": "THUDM/chatglm-6b", "bloom": "bigscience/bloom-7b1",
+    "baichuan": "baichuan-inc/Baichuan2-13B-Base", "glm": "THUDM/glm-10b", "gpt3": "gpt3-345M", "opt": "facebook/opt-125m",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -71,12 +74,15 @@ def equals_the_single_process(tune, read_losses, model: str, layouts: list[str],
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_losses_under_plans(tune, read_losses, family):
+def test_packed_losses_under_plans(tune, read_losses, family, zoo_evidence):
+    zoo_evidence(family, "sft", tier="T2", model=FAMILIES[family])
     layouts = ["single", "tp2xpp2"] if family == "qwen" else ["single", "pp2", "tp2xsharding2"]
     equals_the_single_process(tune, read_losses, FAMILIES[family], layouts)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("family", {**FAMILIES, **SOAKED})
-def test_packed_losses_under_all_plans(tune, read_losses, family):
-    equals_the_single_process(tune, read_losses, {**FAMILIES, **SOAKED}[family], list(LAYOUTS))
+def test_packed_losses_under_all_plans(tune, read_losses, family, zoo_evidence):
+    model = {**FAMILIES, **SOAKED}[family]
+    zoo_evidence(family, "sft", tier="T2", model=model)
+    equals_the_single_process(tune, read_losses, model, list(LAYOUTS))
