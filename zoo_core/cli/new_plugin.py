@@ -21,7 +21,7 @@ from zoo_core.registry import registry
 
 __all__ = ["command"]
 
-_LONGEST = 24
+_LONGEST = 20
 """Characters of a name; lines of the template stay within 120 with it."""
 
 _SKIPPED = ("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
@@ -51,8 +51,9 @@ _NEXT = """\
 
   pip install -e "{folder}[dev]"
   zoo plugins check {name}
-  zoo data build --output data
-  zoo run pretrain --model {model} --scale tiny --input_dir data --output_dir out"""
+  zoo tokenizer train --vocab-size 500 --output tokenizer
+  zoo data build --tokenizer tokenizer --output corpus
+  zoo run pretrain --model {model} --scale tiny --tokenizer tokenizer --input_dir corpus --output_dir out"""
 
 
 def _check_name(name: str) -> None:

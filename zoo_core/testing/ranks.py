@@ -60,13 +60,12 @@ def check_ranks(arch: Architecture, config: ModelConfig, degree: int = 2, sequen
     for found, seen in Turns(degree, sequence_parallel).run(rank_logits):
         if _close(found, wanted):
             continue
-        first = next(
-            (n for n, y in single.items() if n in seen and y.shape == seen[n].shape and not _close(seen[n], y)), ""
-        )
-        worst = np.abs(found - wanted).max()
+        whole = (name for name, y in single.items() if name in seen and y.shape == seen[name].shape)
+        first = next((name for name in whole if not _close(seen[name], single[name])), "the head")
         raise AssertionError(
-            f"logits on {degree} ranks differ from the single card's by {worst:.2e}; the first layer that differs is "
-            f"{first or 'the head'}: do the rows under it split what it computes, in units of heads where it has heads?"
+            f"logits on {degree} ranks differ from the single card's by {np.abs(found - wanted).max():.2e}; the first "
+            f"output that differs is that of {first}: look at its row of the table, and at those of what it reads: "
+            "their units (heads, say) stay whole, and lie on the same rank"
         )
 
 
@@ -89,7 +88,8 @@ def _logits(entries: Sequence[PipeLayer], layers: Sequence[Any], ids: Tensor, se
         for entry, layer in zip(entries, layers, strict=True):
             layer.eval()
             for path, sublayer in layer.named_sublayers(include_self=True):
-                sublayer.register_forward_post_hook(note(entry.single(path) if path else entry.prefix or "the head"))
+                if path or entry.is_block:  # of the others several may have the same prefix
+                    sublayer.register_forward_post_hook(note(entry.single(path) if path else entry.prefix))
             x = layer(x, batch, None)
     assert x is not None, "the last layer of the pipeline list returned nothing"
     return np.asarray(x.numpy())

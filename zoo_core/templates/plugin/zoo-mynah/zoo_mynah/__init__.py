@@ -56,5 +56,5 @@ def tokenizer(config: ModelConfig, path: Path | None) -> Tokenizer:
 
 def _own(config: ModelConfig) -> MynahConfig:
     if not isinstance(config, MynahConfig):
-        raise TypeError(f"a MynahConfig is needed, not {type(config).__name__}")
+        raise TypeError(f"MynahConfig is needed, not {type(config).__name__}")
     return config

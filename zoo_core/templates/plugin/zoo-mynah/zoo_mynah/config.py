@@ -1,4 +1,4 @@
-"""The sizes of a Mynah, its named models, and what the family supports."""
+"""The sizes of Mynah, its named models, and what the family supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CAPABILITIES", "MynahConfig"]
 
 @dataclass(frozen=True, kw_only=True)
 class MynahConfig(ModelConfig):
-    """A Mynah of any size. What every decoder has (`hidden_size`, `num_attention_heads` ...) is in `ModelConfig`.
+    """Mynah of any size; what every decoder has (`hidden_size` ...) is in `ModelConfig`.
 
     Args:
         rms_norm_eps: epsilon of the norms.
@@ -37,7 +37,11 @@ class MynahConfig(ModelConfig):
 
     def to_hf(self) -> dict[str, Any]:
         """Return the model's `config.json`."""
-        return {"architectures": ["MynahForCausalLM"], "model_type": "mynah", **super().to_hf()}
+        return {
+            "architectures": ["MynahForCausalLM"],
+            "model_type": "mynah",
+            **super().to_hf(),
+        }
 
 
 _160M = MynahConfig(
@@ -52,7 +56,11 @@ _160M = MynahConfig(
 
 _MODELS = (
     ModelEntry("mynah/mynah-160m", _160M, "base, 4k context"),
-    ModelEntry("mynah/mynah-130m-tied", _160M.replace(tie_word_embeddings=True), "base, 4k context, tied embeddings"),
+    ModelEntry(
+        "mynah/mynah-130m-tied",
+        _160M.replace(tie_word_embeddings=True),
+        "base, 4k context, tied embeddings",
+    ),
 )
 
 # What --scale tiny puts in the place of a model's sizes; the kit's tests use it too.

@@ -17,12 +17,23 @@ def rules(config: MynahConfig) -> tuple[Rule, ...]:
 
     def norm(name: str) -> Rule:
         # Norms read each rank's part of the sequence, so their gradients are summed.
-        return Replicate(f"mynah.{name}.weight", (hidden,), f"model.{name}.weight", sequence_parallel_grad=True)
+        return Replicate(
+            f"mynah.{name}.weight",
+            (hidden,),
+            f"model.{name}.weight",
+            sequence_parallel_grad=True,
+        )
 
     def column(name: str, width: int, units: int) -> Rule:
         # Fewer key/value heads than ranks: several ranks hold the same one.
         name = f"layers.*.{name}.weight"
-        return Column(f"mynah.{name}", (hidden, width), f"model.{name}", units=units, on_indivisible="replicate")
+        return Column(
+            f"mynah.{name}",
+            (hidden, width),
+            f"model.{name}",
+            units=units,
+            on_indivisible="replicate",
+        )
 
     def row(name: str, width: int, units: int) -> Rule:
         name = f"layers.*.{name}.weight"

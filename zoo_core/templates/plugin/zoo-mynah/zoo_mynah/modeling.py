@@ -25,7 +25,13 @@ from zoo_ops import (
 
 from zoo_mynah.config import MynahConfig
 
-__all__ = ["MynahBlock", "MynahEmbedding", "MynahFinalNorm", "MynahForCausalLM", "MynahHead"]
+__all__ = [
+    "MynahBlock",
+    "MynahEmbedding",
+    "MynahFinalNorm",
+    "MynahForCausalLM",
+    "MynahHead",
+]
 
 
 class MynahAttention(nn.Layer):

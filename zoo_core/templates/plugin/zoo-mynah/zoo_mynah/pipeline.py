@@ -22,7 +22,12 @@ def layers(config: MynahConfig) -> tuple[PipeLayer, ...]:
     return (
         PipeLayer(lambda: make("MynahEmbedding"), "mynah"),
         *(
-            PipeLayer(lambda: make("MynahBlock"), f"mynah.layers.{i}", is_block=True, attention="attention")
+            PipeLayer(
+                lambda: make("MynahBlock"),
+                f"mynah.layers.{i}",
+                is_block=True,
+                attention="attention",
+            )
             for i in range(config.num_hidden_layers)
         ),
         PipeLayer(lambda: make("MynahFinalNorm"), "mynah"),
