@@ -11,7 +11,7 @@ TORCH_VENV ?= .venv-torch
 TORCH_READY := $(TORCH_VENV)/.zoo-installed
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PROJECTS := . ops $(PLUGINS)
-EDITABLE := -e ops -e '.[cpu,dev]' $(addprefix -e ,$(PLUGINS))
+EDITABLE := -e ops -e '.[cpu,dev,docs]' $(addprefix -e ,$(PLUGINS))
 
 # Paddle's matrix library takes its quick path on AMD processors only when told so before it is loaded. Threads stay at
 # one: tests are small, and those that start processes divide the cores among them.
@@ -19,12 +19,13 @@ ifneq ($(shell grep -s -m 1 AuthenticAMD /proc/cpuinfo),)
 export MKL_DEBUG_CPU_TYPE ?= 5
 endif
 
-.PHONY: help install demo test lint soak bench wheels clean
+.PHONY: help install demo test lint soak bench docs wheels clean
 help:
 	@echo "make demo    train a tokenizer and a small model, in one process and in four, and sample from it (10 min)"
 	@echo "make test    style, types, import rules and all tests (20 min)"
 	@echo "make soak    what is too long for make test: kill loops, repeated starts"
 	@echo "make bench   speed of training, saving, converting and planning; what transformers makes of exports"
+	@echo "make docs    build the documents into site/; a broken link fails"
 	@echo "make wheels  build the distributions into dist/"
 	@echo "make lint    style, types and import rules only"
 	@echo "make clean   remove what the other targets made, the environment included"
@@ -74,10 +75,15 @@ $(TORCH_READY): Makefile
 	@$(TORCH_VENV)/bin/python -m pip install --quiet transformers==5.23.0 safetensors==0.8.0 numpy
 	@touch $@
 
+# The variable keeps the theme from advertising its successor.
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "built: open site/index.html, or for the search: $(BIN)/python -m http.server --directory site"
+
 wheels: $(READY)
 	rm -rf dist
 	@for project in $(PROJECTS); do $(BIN)/python -m build --no-isolation --outdir dist "$$project" >/dev/null || exit 1; done
 	@ls dist
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) dist $(OUTPUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(TORCH_VENV) dist site $(OUTPUT) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

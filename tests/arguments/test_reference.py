@@ -163,8 +163,8 @@ def test_what_was_handed_over_is_checked():
 
 
 def test_reference_document_is_current():
-    path = ROOT / "docs/arguments.md"
-    assert path.read_text(encoding="utf-8") == describe(), "run `python docs/generate_arguments.py`"
+    path = ROOT / "docs/en/arguments.md"
+    assert path.read_text(encoding="utf-8") == describe(), "run `python docs/generate.py`"
 
 
 def test_reference_document_has_every_argument_once():

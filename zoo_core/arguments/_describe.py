@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from zoo_core.arguments._fleetx import COMPOSITES, RENAMED, UNUSED
@@ -14,19 +14,17 @@ from zoo_core.arguments._training import TrainingArguments
 
 __all__ = ["describe", "help_text"]
 
-_HEAD = """# Arguments
-
-Generated from the dataclasses of `zoo_core.arguments` by `python docs/generate_arguments.py`; do not edit.
-
-Sources, the later wins: a JSON or YAML file, `--flag value`, `-o Section.key=value`. Names and defaults are
-PaddleNLP's. Dashes and underscores are the same in a flag (`--max-steps`), a yes-or-no flag may stand alone or as
-`--no_flag`, an empty value in a file means the default. An unknown name stops the run and the nearest is suggested. An
-argument that is set and has no effect is named in one warning line.
-
-What differs from PaddleNLP: `do_train` is true and `device` is `auto` unless set; giving `save_steps` or `eval_steps`
-implies the strategy `steps`; `do_eval: false` wins over an evaluation strategy; of `warmup_steps` and `warmup_ratio`,
-and of `max_steps` and `num_train_epochs`, the one from a later source wins, and in one source the first of the two.
-"""
+_HEAD = (
+    "Generated from the dataclasses of `zoo_core.arguments` by `python docs/generate.py`; do not edit.",
+    "Sources, the later wins: a JSON or YAML file, `--flag value`, `-o Section.key=value`. Names and defaults are "
+    "PaddleNLP's. Dashes and underscores are the same in a flag (`--max-steps`), a yes-or-no flag may stand alone or "
+    "as `--no_flag`, an empty value in a file means the default. An unknown name stops the run and the nearest is "
+    "suggested. An argument that is set and has no effect is named in one warning line.",
+    "What differs from PaddleNLP: `do_train` is true and `device` is `auto` unless set; giving `save_steps` or "
+    "`eval_steps` implies the strategy `steps`; `do_eval: false` wins over an evaluation strategy; of `warmup_steps` "
+    "and `warmup_ratio`, and of `max_steps` and `num_train_epochs`, the one from a later source wins, and in one "
+    "source the first of the two.",
+)
 
 _FINETUNE_TASKS = ("sft", "lora", "prefix", "dpo", "compress")
 _SHOWN_FOR: dict[str, tuple[str, ...]] = {
@@ -60,28 +58,50 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def describe() -> str:
-    """Return the Markdown reference of every argument and of FleetX's keys."""
-    lines = [_HEAD]
+def _meaning(spec: Spec, say: Callable[[str], str]) -> str:
+    said = [say(spec.help)]
+    if spec.unit:
+        said.append(f"{say('Unit')}: {say(spec.unit)}.")
+    if spec.choices:
+        said.append(f"{say('One of')} {', '.join(spec.choices)}.")
+    return " ".join(said)
+
+
+def _effect(spec: Spec, say: Callable[[str], str]) -> str:
+    label, _, why = str(spec.effect).partition(": ")
+    return f"{say(label)}: {say(why)}" if why else say(label)
+
+
+def _table(columns: tuple[str, ...], say: Callable[[str], str]) -> list[str]:
+    return [f"| {' | '.join(map(say, columns))} |", "|---" * len(columns) + "|"]
+
+
+def describe(say: Callable[[str], str] = str) -> str:
+    """Return the Markdown reference of every argument and of FleetX's keys.
+
+    Args:
+        say: translates a title, a sentence or a part of one; English stays as it is.
+    """
+    lines = [f"# {say('Arguments')}", ""]
+    for paragraph in _HEAD:
+        lines += [say(paragraph), ""]
     for title, sentence, specs in _sections():
-        lines += [f"## {title}", "", sentence, ""]
-        lines += ["| name | default | also | effect | meaning |", "|---|---|---|---|---|"]
+        lines += [f"## {say(title)}", "", say(sentence), ""]
+        lines += _table(("name", "default", "also", "effect", "meaning"), say)
         for spec in specs:
             also = ", ".join(f"`{alias}`" for alias in spec.aliases)
             shown = f"`{_default(spec)}`" if _default(spec) else ""
-            meaning = spec.help + (f" Unit: {spec.unit}." if spec.unit else "")
-            meaning += f" One of {', '.join(spec.choices)}." if spec.choices else ""
-            cells = (f"`{spec.name}`", shown, also, str(spec.effect), meaning)
+            cells = (f"`{spec.name}`", shown, also, _effect(spec, say), _meaning(spec, say))
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
         lines.append("")
-    lines += ["## FleetX sections", "", "`-o` takes these paths, and zoo's own names under a section.", ""]
-    lines += ["| FleetX | zoo |", "|---|---|"]
+    lines += [f"## {say('FleetX sections')}", ""]
+    lines += [say("`-o` takes these paths, and zoo's own names under a section."), "", *_table(("FleetX", "zoo"), say)]
     lines += [f"| `{path}` | `{name}` |" for path, name in RENAMED.items()]
     for composite in COMPOSITES:
         paths, names = (", ".join(f"`{item}`" for item in items) for items in (composite.keys, composite.names))
         lines.append(f"| {paths} | {names} |")
-    lines += ["", "Read and needed no more:", "", "| FleetX | why |", "|---|---|"]
-    lines += [f"| `{path}` | {_cell(unused.why)} |" for path, unused in UNUSED.items()]
+    lines += ["", say("Read and needed no more:"), "", *_table(("FleetX", "why"), say)]
+    lines += [f"| `{path}` | {_cell(say(unused.why))} |" for path, unused in UNUSED.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +110,7 @@ def help_text(task: str) -> str:
     lines = [
         f"zoo run {task} [FILE.json|FILE.yaml ...] [--flag value ...] [-o Section.key=value ...]",
         "",
-        "The later source wins: files, then flags, then -o. docs/arguments.md has every argument and alias.",
+        "The later source wins: files, then flags, then -o. docs/en/arguments.md has every argument and alias.",
     ]
     for title, sentence, specs in _sections():
         group = specs[0].group

@@ -114,4 +114,4 @@ def _unknown(key: Key, path: str, where: str) -> ConfigError:
 
 def _suggest(name: str, known: Iterable[str]) -> str:
     near = nearest(name, known)
-    return f"did you mean {near}?" if near else "docs/arguments.md lists every argument"
+    return f"did you mean {near}?" if near else "docs/en/arguments.md lists every argument"
