@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from zoo_core.data import corpus
-from zoo_core.tokenizers import train_bpe
 
 STEPS = 20
 LAYOUTS = {
@@ -25,23 +20,9 @@ LAYOUTS = {
 FAMILIES = {"qwen": "qwen/qwen-7b", "llama": "meta-llama/Meta-Llama-3-8B"}
 SOAKED = {
     "deepseek_v3": "deepseek-ai/DeepSeek-V3", "chatglm": "THUDM/chatglm-6b", "bloom": "bigscience/bloom-7b1",
-    "baichuan": "baichuan-inc/Baichuan2-13B-Base", "glm": "THUDM/glm-10b", "gpt3": "gpt3-345M", "opt": "facebook/opt-125m",
+    "baichuan": "baichuan-inc/Baichuan2-13B-Base", "glm": "THUDM/glm-10b", "gpt3": "gpt3-345M",
+    "opt": "facebook/opt-125m",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def tuning_data(tmp_path_factory) -> Path:
-    """A tokenizer of 400 tokens, and questions of unequal length with answers."""
-    folder = tmp_path_factory.mktemp("tuning")
-    train_bpe(corpus.files()[-1:], 400, folder / "tokenizer")
-    dice = random.Random(3)
-    letters = "the of and in that he shall unto for I his a they be is".split()
-    for part, count in (("train", 60), ("dev", 7)):
-        with (folder / f"{part}.json").open("w", encoding="utf-8") as stream:
-            for _ in range(count):
-                texts = [" ".join(dice.choices(letters, k=dice.randint(1, most))) for most in (12, 6)]
-                stream.write(json.dumps({"src": texts[0], "tgt": texts[1]}) + "\n")
-    return folder
 
 
 @pytest.fixture
