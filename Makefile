@@ -19,10 +19,11 @@ ifneq ($(shell grep -s -m 1 AuthenticAMD /proc/cpuinfo),)
 export MKL_DEBUG_CPU_TYPE ?= 5
 endif
 
-.PHONY: help install demo test lint soak bench docs wheels clean
+.PHONY: help install demo test lint soak record bench docs wheels clean
 help:
 	@echo "make demo    train a tokenizer and a small model, in one process and in four, and sample from it (10 min)"
 	@echo "make test    style, types, import rules and all tests (20 min)"
+	@echo "make record  run what proves the capability matrix, write evidence.json and the tables (25 min)"
 	@echo "make soak    what is too long for make test: kill loops, repeated starts"
 	@echo "make bench   speed of training, saving, converting and planning; what transformers makes of exports"
 	@echo "make docs    build the documents into site/; a broken link fails"
@@ -57,6 +58,12 @@ lint: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -m soak -s -v $(PYTEST_FLAGS)
+
+# Where there is a GPU its tests record too; without one they are skipped, and the cells stay declared.
+record: $(READY)
+	$(BIN)/python -m pytest --zoo-record -m "soak or not soak" $(PYTEST_FLAGS) tests/parallel/test_equality.py \
+		tests/parallel/test_families.py tests/train/test_sft_layouts.py tests/gpu $(wildcard plugins/*/tests/test_cache.py)
+	$(BIN)/python docs/generate.py
 
 bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/ops.py
