@@ -108,12 +108,12 @@ def test_equals_the_single_process(adapted, model, layout):
     single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])
     found = np.array(adapted.of(name_of(model, layout))["steps"]["steps"])
     assert found.shape == single.shape == (STEPS, 3)
-    assert single[-1, 0] < single[0, 0] and (single[:, 1] > 0).all()
     np.testing.assert_allclose(found, single, **TOLERANCE)
     theirs, ours = (adapted.path(name_of(model, at)) / "weights" for at in ("single", layout))
     step = f"checkpoint-{WEIGHT_STEPS}"
     expected, held = tensors(theirs / step, "lora"), tensors(ours / step, "lora")
     assert held.keys() == expected.keys()
+    assert all(values.any() for values in expected.values()), "B is zero at first; something was not trained"
     assert not (ours / step / "model.safetensors.index.json").exists()
     for name in expected:
         np.testing.assert_allclose(held[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)

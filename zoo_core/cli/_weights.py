@@ -22,7 +22,7 @@ from zoo_core.layout import Rule
 from zoo_core.registry import registry
 from zoo_core.train.prepare import other_fusing
 
-__all__ = ["DTYPES", "byte_count", "convert_weights", "tokenizer_of", "weights_at"]
+__all__ = ["DTYPES", "byte_count", "convert_weights", "tokenizer_files", "tokenizer_of", "weights_at"]
 
 DTYPES = {
     "float32": "float32", "fp32": "float32", "float16": "float16", "fp16": "float16", "bfloat16": "bfloat16",
@@ -65,17 +65,24 @@ def weights_at(path: str) -> Path:
     return found
 
 
+def tokenizer_files(source: Path) -> dict[str, Path]:
+    """The files of the tokenizer beside weights; empty where there is none."""
+    folder = source if source.is_dir() else source.parent
+    return {path.name: path for name in _TOKENIZERS for path in sorted(folder.glob(name)) if path.is_file()}
+
+
 def tokenizer_of(source: Path) -> dict[str, Path]:
     """The files of the tokenizer beside weights.
 
     Raises:
         CheckpointError: there is none.
     """
-    folder = source if source.is_dir() else source.parent
-    files = {path.name: path for name in _TOKENIZERS for path in sorted(folder.glob(name)) if path.is_file()}
+    files = tokenizer_files(source)
     if not files:
         raise CheckpointError(
-            f"no tokenizer in {folder}", "--with_tokenizer copies its files", "leave it out, or put them there"
+            f"no tokenizer in {source if source.is_dir() else source.parent}",
+            "--with_tokenizer copies its files",
+            "leave it out, or put them there",
         )
     return files
 

@@ -16,6 +16,7 @@ from zoo_core.engine.launch import in_worker, is_spawned, report_failure, spawn
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import CheckpointError, ConfigError, DataError, ZooError
+from zoo_core.peft.files import base_and_adapter, open_adapter
 from zoo_core.plan import chosen_model, compose, from_arguments, world_size
 from zoo_core.train.prepare import other_fusing
 
@@ -30,6 +31,7 @@ PATH is a Hugging Face folder or a zoo checkpoint, or the output folder of a run
 
   zoo logits ./qwen-7b --ids ids.npy --out logits.npy
   zoo logits ./checkpoint-100 --ids ids.npy --out logits.npy --nproc 4 --tp 2 --pp 2
+  zoo logits ./qwen-7b --lora_path ./adapter --ids ids.npy --out logits.npy
 
 Options:
 """
@@ -64,7 +66,9 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         why = "it is a folder" if Path(out).is_dir() else f"there is no folder {Path(out).parent}"
         raise ConfigError(f"cannot write {out}", why, "change --out")
     try:
-        return _run(_folder(path), Path(ids), Path(out), rest, ["logits", *words])
+        given, rest = take_option(rest, "--lora_path")
+        base, adapter = base_and_adapter(path, given)
+        return _run(_folder(str(base)), adapter, Path(ids), Path(out), rest, ["logits", *words])
     except ZooError as error:
         if is_spawned() and report_failure(error):
             return 2
@@ -105,10 +109,16 @@ def _read_ids(path: Path) -> Any:
     return ids.astype(np.int64)
 
 
-def _run(folder: Path, ids_path: Path, out: Path, rest: Sequence[str], words: Sequence[str]) -> int:
-    arguments = load_arguments("predict", (), ["--model", str(folder), *rest])
+def _run(
+    folder: Path, adapter: Path | None, ids_path: Path, out: Path, rest: Sequence[str], words: Sequence[str]
+) -> int:
+    given = ["--lora_path", str(adapter)] if adapter is not None else []
+    arguments = load_arguments("predict", (), ["--model", str(folder), *given, *rest])
     device = device_of(arguments.training.device)
     found, config = chosen_model(arguments)
+    if adapter is not None:
+        files, config = open_adapter(found.architecture, config, adapter)
+        files.reader.close()
     ids = _read_ids(ids_path)
     wrong = int(ids.max()) if ids.max() >= config.vocab_size else int(ids.min())
     if not 0 <= wrong < config.vocab_size:

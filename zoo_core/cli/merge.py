@@ -1,20 +1,25 @@
-"""`zoo merge`: put together what parallel training of other suites left in pieces."""
+"""`zoo merge`: put together what parallel training of other suites left in pieces, and adapters with their base."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
-from zoo_core.checkpoint.conversion import To
-from zoo_core.cli._weights import DTYPES, byte_count, convert_weights, weights_at
+from zoo_core.checkpoint import Reader
+from zoo_core.checkpoint.conversion import To, check_free
+from zoo_core.cli._weights import DTYPES, byte_count, convert_weights, tokenizer_files, weights_at
+from zoo_core.peft.files import adapter_folder, adapter_spec, fused_table, open_adapter
+from zoo_core.peft.merge import merge_lora
+from zoo_core.registry import registry
 
 __all__ = ["command"]
 
 
 @click.group(name="merge")
 def command() -> None:
-    """Put together what parallel training left in pieces."""
+    """Put together shards of a model, or an adapter and its base."""
 
 
 @command.command(name="tp")
@@ -63,3 +68,65 @@ def tensor_parallel(
         weights_at(source), folder, to, model=model, dtype=DTYPES[dtype] if dtype else None,
         max_shard_size=max_shard_size, with_tokenizer=with_tokenizer, drop_extra=drop_extra, split_only=True,
     )  # fmt: skip
+
+
+@command.command(name="lora")
+@click.argument("base", required=False, metavar="BASE")
+@click.argument("adapter", required=False, metavar="ADAPTER")
+@click.argument("folder", required=False, metavar="DST", type=click.Path(path_type=Path))
+@click.option("--dtype", type=click.Choice(tuple(DTYPES)), help="Type to write; by default each tensor's own.")
+@click.option("--model_name_or_path", "old_base", help="Old name of BASE; by default the base that ADAPTER names.")
+@click.option("--lora_path", "old_adapter", help="Old name of ADAPTER.")
+@click.option("--merge_model_path", "old_folder", type=click.Path(path_type=Path), help="Old name of DST.")
+@click.option("--device", default="cpu", help="Accepted and not needed: merging is done on the CPU.")
+def low_rank(
+    base: str | None,
+    adapter: str | None,
+    folder: Path | None,
+    dtype: str | None,
+    old_base: str | None,
+    old_adapter: str | None,
+    old_folder: Path | None,
+    device: str,
+) -> None:
+    """Add a LoRA adapter to its base model, and write the sum as a Hugging Face folder.
+
+    ADAPTER is a LoRA checkpoint, the output folder of a LoRA run, or a folder of PEFT or PaddleNLP. DST must not exist
+    yet. What was written is read back: merged minus base has to be scale A B, up to rounding. The base stays as it is.
+
+    \b
+      zoo merge lora ./llama-7b ./output ./merged
+      zoo merge lora --model_name_or_path ./llama-7b --lora_path ./output/adapter --merge_model_path ./merged
+    """
+    base, adapter, folder = base or old_base, adapter or old_adapter, folder or old_folder
+    if not (adapter and folder):
+        missing = [name for name, value in (("ADAPTER", adapter), ("DST", folder)) if not value]
+        raise click.UsageError(f"{' and '.join(missing)} missing: zoo merge lora BASE ADAPTER DST")
+    if device != "cpu":
+        click.echo(f"--device {device} has no effect: merging is done on the CPU", err=True)
+    at = adapter_folder(adapter)
+    base = base or adapter_spec(at).base
+    if not base:
+        raise click.UsageError(f"BASE missing, and {adapter} does not name it: zoo merge lora BASE ADAPTER DST")
+    source = weights_at(base)
+    target = folder.expanduser().absolute()
+    check_free(target)
+    begin = time.perf_counter()
+    found = registry().find(str(source if source.is_dir() else source.parent))
+    files, config = open_adapter(found.architecture, found.config, at)
+    table, fused = found.architecture.table(config), fused_table(found.architecture, config)
+    small = tokenizer_files(source) | tokenizer_files(at)
+    with files, Reader(source, table, fused) as reader:
+        done = merge_lora(
+            reader, files, target, table=table, fused=fused, config=config,
+            dtype=DTYPES[dtype] if dtype else None, files=small,
+        )  # fmt: skip
+    click.echo(f"base       {source}")
+    click.echo(f"adapter    {at}: {done.layers} layers, largest change of a weight {done.change:.3g}")
+    click.echo(
+        f"wrote      {folder} in {time.perf_counter() - begin:.1f} s, tokenizer {'copied' if small else 'not found'}"
+    )
+    click.echo(
+        f"checked    merged - base = scale A B to {done.error:.3g}, {done.worst:.0%} of what rounding allows; "
+        "the base is as it was"
+    )

@@ -26,6 +26,8 @@ __all__ = ["command"]
               help="Choose among the most likely tokens of this total probability.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same text.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
+@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
+              help="Adapter of the model in PATH: a LoRA checkpoint, or PEFT's or PaddleNLP's folder.")  # fmt: skip
 @click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
               help="Where to run.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
@@ -39,14 +41,18 @@ def command(
     top_p: float,
     seed: int,
     tokenizer: Path | None,
+    lora_path: Path | None,
     device: str,
     dtype: str,
 ) -> None:
     """Continue a text with the model in PATH.
 
-    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name.
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. A LoRA run's
+    checkpoint knows its base model.
 
+    \b
       zoo sample ./output --prompt "In the beginning"
+      zoo sample ./qwen-7b --lora_path ./output --prompt "In the beginning"
     """
     sampling = Sampling(temperature, top_k, top_p)
     device = device_of(device)
@@ -60,7 +66,8 @@ def command(
     import_paddle(device)
     from zoo_core.generate.model import load_model
 
-    model = load_model(path, tokenizer, device, dtype)
+    adapters = {"adapter": lora_path} if lora_path is not None else None
+    model = load_model(path, tokenizer, device, dtype, adapters)
     pieces = model.sample(prompt, max_new_tokens, sampling, seed)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
     click.echo(prompt + first, nl=False)

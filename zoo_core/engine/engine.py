@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,16 +37,18 @@ class StepResult:
     """What a training step tells.
 
     Args:
-        loss: mean over all tokens of the global batch that bear a loss.
+        loss: mean over all tokens of the global batch that bear a loss, or what the engine's objective came to.
         grad_norm: global norm before clipping.
         tokens: number of those tokens.
         stop: some rank asked to stop; the same on all.
+        means: what the objective measures beside the loss, by name.
     """
 
     loss: float
     grad_norm: float
     tokens: int
     stop: bool = False
+    means: Mapping[str, float] = field(default_factory=dict)
 
 
 class EvalSums(NamedTuple):
@@ -95,6 +97,9 @@ class Engine:
         lora: adapters beside the model, which are all that is trained; `source` gives their values too.
         prefix: of every block, the same; not with pipeline stages, nor with `lora`.
     """
+
+    attaches = True
+    """Whether losses that layers attach themselves (`zoo_ops.attach_loss`) are trained on, too."""
 
     def __init__(
         self,
@@ -152,6 +157,11 @@ class Engine:
         self.tied = tied_across_stages(plan, self.table)
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 
+    @property
+    def adapted(self) -> dict[str, Any]:
+        """The layers with adapters that this rank holds, by single-card name."""
+        return self._stage.adapted
+
     def is_trained(self, name: str) -> bool:
         """Whether a parameter, of whatever stage, has optimizer states."""
         if self._stage.freezes:
@@ -207,7 +217,7 @@ class Engine:
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
         scale = self.updater.loss_scale.value
         self._denominator = scale * plan.accumulate * plan.replicas / max(tokens, 1.0)
-        set_loss_weight(self._denominator / plan.accumulate)
+        set_loss_weight(self._denominator / plan.accumulate if self.attaches else 0.0)
         ready = [self._to_batch(b) for b in batches]
         self._mode(training=True)
         self._feed.fill(ready)
@@ -291,12 +301,24 @@ class Engine:
         Args:
             accuracy: also count the tokens that were the most probable.
         """
-        plan = self.mesh.plan
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
-        self._mode(training=False)
         self._denominator = 1.0
         self._correct = paddle.zeros([]) if accuracy else None
-        total = 0.0
+        total = self._sweep(batches)
+        correct, self._correct = self._correct, None
+        hits = self._all_replicas(float(self._over_stages(correct))) if correct is not None else 0.0
+        return EvalSums(self._all_replicas(total), int(tokens), int(hits))
+
+    def _over_stages(self, values: Any) -> Any:
+        """Sum over the pipeline's stages what the last has found and the others have as 0."""
+        if self.mesh.plan.pipeline > 1:
+            dist.all_reduce(values, group=self.mesh.hcg.get_pipe_parallel_group())
+        return values
+
+    def _sweep(self, batches: Sequence[MicroBatch]) -> float:
+        """Run micro batches forward only, the loss included; return its sum over them."""
+        plan, total = self.mesh.plan, 0.0
+        self._mode(training=False)
         with paddle.no_grad(), paddle.amp.auto_cast(**self._amp):
             if self.pipeline is None:
                 model = self.updater.model if self.updater is not None else self.layers
@@ -314,11 +336,7 @@ class Engine:
                     loss = self.pipeline.eval_batch(_micro_batches(ready), compute_loss=True)
                     total += float(loss) * plan.accumulate
                 self.pipeline._p2p_helper.clear_meta_cache()
-        correct, self._correct = self._correct, None
-        if correct is not None and plan.pipeline > 1:  # the last stage has counted, the others have 0
-            dist.all_reduce(correct, group=self.mesh.hcg.get_pipe_parallel_group())
-        hits = self._all_replicas(float(correct)) if correct is not None else 0.0
-        return EvalSums(self._all_replicas(total), int(tokens), int(hits))
+        return total
 
     def logits(self, fields: MicroBatch, cache: Any = None) -> Any:
         """Return logits [B, S, V] of one micro batch on the ranks of the last stage, elsewhere `None`.

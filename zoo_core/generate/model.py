@@ -5,7 +5,7 @@ Shape legend: S tokens of a pass, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.config import ModelConfig
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import make_mesh
-from zoo_core.engine.state import check_files, from_checkpoint
+from zoo_core.engine.state import check_files
+from zoo_core.engine.switch import AdapterSwitch, with_adapters_to_switch
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.choice import Sampling
 from zoo_core.generate.decoding import Logits, decode
 from zoo_core.generate.stream import TextStream
+from zoo_core.peft.files import adapter_folder, base_and_adapter, fused_table, open_adapter
 from zoo_core.plan import Request, compose
 from zoo_core.registry import Architecture, find
 from zoo_core.tokenizers import Tokenizer
@@ -38,12 +40,22 @@ class TextModel:
         engine: the model on this process.
         tokenizer: its tokenizer.
         folder: where the weights came from.
+        adapters: of the model, see `use`.
     """
 
     config: ModelConfig
     engine: Engine
     tokenizer: Tokenizer
     folder: Path
+    adapters: AdapterSwitch
+
+    def use(self, adapter: str = "") -> None:
+        """Run with one of the adapters that `load_model` was given, by its name, or with none.
+
+        Raises:
+            ConfigError: there is none of this name.
+        """
+        self.adapters.use(adapter)
 
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, with what the family adds by itself; an empty one is bos, or eos where there is
@@ -116,7 +128,11 @@ class TextModel:
 
 
 def load_model(
-    path: str | Path, tokenizer: Path | None = None, device: str = "cpu", dtype: str = "float32"
+    path: str | Path,
+    tokenizer: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> TextModel:
     """Load a model for generation.
 
@@ -126,30 +142,55 @@ def load_model(
         tokenizer: its file or folder; by default the one beside the weights.
         device: "cpu", "gpu" or "xpu".
         dtype: of the weights; on CPU "float32".
+        adapters: folders of adapters of this model, by the names that `TextModel.use` takes; the first is in use. By
+            default, where `path` is itself an adapter whose base is known, that one.
 
     Raises:
         CheckpointError: no weights there, or they do not fit `config.json`; names the tensor.
         TokenizerError: no tokenizer there.
         UnknownModelError: no installed plugin has this architecture.
     """
-    folder = find_weights(str(path), path if Path(path).is_dir() else None)
+    own: dict[str, Path] = {name: adapter_folder(at) for name, at in (adapters or {}).items()}
+    base: str | Path = path
+    if not own:
+        base, adapter = base_and_adapter(path)
+        own = {"adapter": adapter} if adapter is not None else {}
+    folder = find_weights(str(base), base if Path(base).is_dir() else None)
     found = find(str(folder))
-    engine = _engine(found.architecture, found.config, folder, device, dtype)
-    return TextModel(found.config, engine, _tokenizer(found.architecture, found.config, folder, tokenizer), folder)
-
-
-def _engine(architecture: Architecture, config: ModelConfig, folder: Path, device: str, dtype: str) -> Engine:
-    mesh = make_mesh(compose(Request(task="logits", device=device), architecture, config, str(folder)))
+    config = _as_adapted(found.architecture, found.config, own)
+    mesh = make_mesh(compose(Request(task="logits", device=device), found.architecture, config, str(folder)))
     check_files(folder, mesh, states=False)
-    with Reader(folder, architecture.table(config)) as reader:
+    table = found.architecture.table(config)
+    with Reader(folder, table, fused_table(found.architecture, config)) as reader:
         reader.check()
-        return Engine(mesh, architecture, config, from_checkpoint(reader, mesh, dtype), dtype)
+        engine, switch = with_adapters_to_switch(mesh, found.architecture, config, reader, own, dtype)
+    switch.use(next(iter(own), ""))
+    places = (*own.values(), folder) if tokenizer is None else (tokenizer,)
+    return TextModel(config, engine, _tokenizer(found.architecture, config, places, tokenizer is None), folder, switch)
 
 
-def _tokenizer(architecture: Architecture, config: ModelConfig, folder: Path, named: Path | None) -> Tokenizer:
+def _as_adapted(architecture: Architecture, config: ModelConfig, adapters: Mapping[str, Path]) -> ModelConfig:
+    """The configuration with projections fused or apart as the adapters have them.
+
+    Raises:
+        CheckpointError: one is damaged or of another model, or they do not go together.
+    """
+    for folder in adapters.values():
+        files, config = open_adapter(architecture, config, folder)
+        files.reader.close()
+    return config
+
+
+def _tokenizer(architecture: Architecture, config: ModelConfig, places: Sequence[Path], searched: bool) -> Tokenizer:
+    """The tokenizer in the first of the places that has one: beside an adapter, else beside the weights."""
+    for place in places[:-1]:
+        try:
+            return architecture.tokenizer(config, place)
+        except TokenizerError:
+            continue
     try:
-        return architecture.tokenizer(config, named or folder)
+        return architecture.tokenizer(config, places[-1])
     except TokenizerError as error:
-        if named is not None:
+        if not searched:
             raise
         raise TokenizerError(error.what, error.why, "name one with --tokenizer PATH") from error

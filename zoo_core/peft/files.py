@@ -17,16 +17,30 @@ from zoo_core.checkpoint.dtypes import Array, storage
 from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, STATE
 from zoo_core.checkpoint.source import Source
 from zoo_core.checkpoint.stored import Stored
+from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
 from zoo_core.peft.spec import Adapter, LoraSpec, module_of
 from zoo_core.peft.targets import PEFT_PREFIX, adapter_rows, linear_layers
+from zoo_core.registry import Architecture
 
-__all__ = ["PADDLE_CONFIG", "PADDLE_FILE", "PEFT_CONFIG", "PEFT_FILE", "AdapterFiles", "adapter_folder", "adapter_spec"]
+__all__ = [
+    "PADDLE_CONFIG",
+    "PADDLE_FILE",
+    "PEFT_CONFIG",
+    "PEFT_FILE",
+    "AdapterFiles",
+    "adapter_folder",
+    "adapter_spec",
+    "base_and_adapter",
+    "fused_table",
+    "open_adapter",
+]
 
 PEFT_CONFIG, PEFT_FILE = "adapter_config.json", "adapter_model.safetensors"
 PADDLE_CONFIG, PADDLE_FILE = "lora_config.json", "lora_model_state.pdparams"
 _WEIGHT = ".weight"
+_FUSING = ("fuse_attention_qkv", "fuse_attention_ffn")
 
 
 def adapter_folder(path: str | Path) -> Path:
@@ -154,6 +168,11 @@ class AdapterFiles:
     ) -> None:
         self.reader.close()
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Single-card names of the layers that have adapters."""
+        return tuple(dict.fromkeys(module_of(name) for name in self.rows))
+
     def read(self, name: str, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Array:
         """Read this rank's part of a parameter, by its single-card name; from its fp32 copy where one was saved."""
         role = f"{self._prefix}weight"
@@ -256,3 +275,62 @@ def _keys(module: str, rule: Rule, kind: str) -> list[tuple[str, str]]:
     published = [rule.hf] if rule.hf else [part.hf for part in rule.segments() if part.hf]
     heads = [f"{PEFT_PREFIX}{name.removesuffix(_WEIGHT)}" for name in published]
     return [(f"{head}.lora_A.weight", f"{head}.lora_B.weight") for head in heads]
+
+
+def fused_table(architecture: Architecture, config: ModelConfig) -> Mapping[str, Rule]:
+    """The table of a model with its projections fused, in which its parts may be stored; empty where none can be."""
+    names = [name for name in _FUSING if hasattr(config, name)]
+    return architecture.table(config.replace(**dict.fromkeys(names, True))) if names else {}
+
+
+def open_adapter(architecture: Architecture, config: ModelConfig, folder: Path) -> tuple[AdapterFiles, ModelConfig]:
+    """Open the adapters in a folder over a model, with its projections fused or apart as the adapters have them.
+
+    Returns:
+        The adapters, and the configuration whose table they were opened with.
+
+    Raises:
+        CheckpointError: as `AdapterFiles`; of the configuration as it was given.
+    """
+    names = [name for name in _FUSING if hasattr(config, name)]
+    tried = [config, *(config.replace(**dict.fromkeys(names, fused)) for fused in (False, True))]
+    failed: CheckpointError | None = None
+    for one in tried:
+        try:
+            return AdapterFiles(folder, architecture.table(one)), one
+        except CheckpointError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def base_and_adapter(path: str | Path, lora_path: str | Path | None = None) -> tuple[Path, Path | None]:
+    """Return what holds the model, and the folder of its adapter, if it has one.
+
+    Args:
+        path: a model, or an adapter, which knows its base.
+        lora_path: the adapter, where `path` is the model.
+
+    Raises:
+        CheckpointError: there is no adapter in `lora_path`, or the base of the one in `path` is gone.
+    """
+    if lora_path:
+        return Path(path), adapter_folder(lora_path)
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return Path(path), None
+    if not _kind(folder):
+        latest = latest_checkpoint(folder) if not (folder / "config.json").is_file() else None
+        if latest is None or not _kind(latest):
+            return Path(path), None
+        folder = latest
+    if list(folder.glob("model*.safetensors")):
+        return Path(path), None  # a whole model, with an adapter's files beside it
+    base = adapter_spec(folder).base
+    if not base or not Path(base).is_dir():
+        raise CheckpointError(
+            f"{path} is an adapter, and its base model is not there",
+            f"it was trained on {base or 'a model that it does not name'}",
+            f"give the base model, and --lora_path {path}",
+        )
+    return Path(base), folder

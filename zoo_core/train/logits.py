@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import Reader
 from zoo_core.config import ModelConfig
 from zoo_core.engine import state as states
+from zoo_core.engine.build import from_both
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import ZooError
+from zoo_core.peft.files import AdapterFiles, adapter_folder
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.log import set_up_logging
@@ -54,10 +56,18 @@ def write_logits(
     assert found.path is not None
     chosen = precision(arguments, plan.device)
     states.check_files(found.path, mesh, states=False)
-    with Reader(found.path, found.architecture.table(config), other_fusing(found, config)) as reader:
+    table, lora = found.architecture.table(config), None
+    with ExitStack() as opened:
+        reader = opened.enter_context(Reader(found.path, table, other_fusing(found, config)))
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
-        kernels = chosen_kernels(arguments, plan)
-        engine = Engine(mesh, found.architecture, config, source, chosen.dtype, None, kernels, gather_logits=True)
+        if arguments.finetune.lora_path:
+            files = opened.enter_context(AdapterFiles(adapter_folder(arguments.finetune.lora_path), table))
+            source = from_both(source, files.source(plan.tensor, mesh.place.tensor, chosen.dtype))
+            lora = files.spec
+        engine = Engine(
+            mesh, found.architecture, config, source, chosen.dtype, None, chosen_kernels(arguments, plan),
+            gather_logits=True, lora=lora,
+        )  # fmt: skip
     shape = (*ids_BS.shape, config.vocab_size)
     with _shared_file(mesh, out, shape) as (file, start):
         for first in range(mesh.replica * plan.micro_batch, len(ids_BS), plan.replicas * plan.micro_batch):
