@@ -2,8 +2,9 @@
 
     parallel_worker.py TASKS.json OUT
 
-A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps
-`"lora"`, the adapters that are trained. What it found goes to `OUT/ID/result.json`, and to `OUT/ID/NAME` the checkpoints and logits that were asked for.
+A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps `"lora"`,
+the adapters that are trained, or `"prefix"`. What it found goes to `OUT/ID/result.json`, and to `OUT/ID/NAME` the
+checkpoints and logits that were asked for.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import numpy as np
 import parallel_cases as cases
 
 from zoo_core.checkpoint import Reader
-from zoo_core.checkpoint.names import ADAPTERS
+from zoo_core.checkpoint.names import ADAPTERS, PREFIX
 from zoo_core.engine.build import from_both, from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.engine.parts import Parts
 from zoo_core.engine.state import from_checkpoint, load_states, save
-from zoo_core.peft import LoraSpec, is_adapter, with_adapters
+from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
 from zoo_core.plan import Plan, Request, compose
 from zoo_core.registry import registry
 from zoo_ops import set_dropout_state
@@ -69,6 +70,7 @@ class Task:
         assert plan.replicas == self.layout.replicas and plan.global_batch == cases.SAMPLES
         self.mesh = mesh_of(task["layout"], plan)
         self.lora = LoraSpec.from_dict(task["lora"]) if "lora" in task else None
+        self.prefix = PrefixSpec.from_dict(task["prefix"]) if "prefix" in task else None
 
     def engine(self, epsilon: float | None, folder: Path | None = None, **more: Any) -> Engine:
         """Build from the seed, or from a checkpoint with its optimizer states."""
@@ -76,16 +78,21 @@ class Task:
         if epsilon is not None:
             plus = self.lora.plus if self.lora is not None else 1.0
             settings = OptimizerSettings(epsilon=epsilon, weight_decay=0.1, max_grad_norm=cases.CLIP, lora_plus=plus)
-        mesh, more = self.mesh, {**more, "lora": self.lora}
+        mesh, more = self.mesh, {**more, "lora": self.lora, "prefix": self.prefix}
         source = from_seed(SEED, self.config, mesh.plan.tensor, mesh.place.tensor)
         if folder is None:
             return Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
-        table = self.architecture.table(self.config)
-        with Reader(folder, table if self.lora is None else with_adapters(table, self.lora)) as reader:
-            if self.lora is None:
-                source = from_checkpoint(reader, mesh)
-            else:
-                source = from_both(source, from_checkpoint(reader, mesh, group=ADAPTERS))
+        table, group = self.architecture.table(self.config), ""
+        if self.lora is not None:
+            table, group = with_adapters(table, self.lora), ADAPTERS
+        if self.prefix is not None:
+            table, group = (
+                with_prefix(table, self.architecture.pipe_layers(self.config), self.config, self.prefix),
+                PREFIX,
+            )
+        with Reader(folder, table) as reader:
+            saved = from_checkpoint(reader, mesh, group=group)
+            source = from_both(source, saved) if group else saved
             engine = Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
             load_states(engine, reader)
         return engine
@@ -143,7 +150,7 @@ class Task:
 
     def _frozen(self, engine: Engine) -> dict[str, tuple[Any, np.ndarray]]:
         """What must not change beside adapters, with its values."""
-        if self.lora is None:
+        if self.lora is None and self.prefix is None:
             return {}
         assert not [n for n, held in engine.held.items() if is_adapter(n) == held.tensor.stop_gradient]
         return {n: (h.tensor, h.tensor.numpy().copy()) for n, h in engine.held.items() if not is_adapter(n)}

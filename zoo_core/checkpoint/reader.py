@@ -15,7 +15,7 @@ import numpy as np
 
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import Array, convert, storage
-from zoo_core.checkpoint.names import ADAPTERS, GROUPS, STATE, stored_as
+from zoo_core.checkpoint.names import ADAPTERS, GROUPS, PREFIX, STATE, stored_as
 from zoo_core.checkpoint.places import Cut, Place, cuts, published_place, runs, stored_shape, whole_place
 from zoo_core.checkpoint.source import Source
 from zoo_core.checkpoint.stored import Made, Stored
@@ -328,6 +328,12 @@ class Reader:
         places = self._search(rule, role)
         tensors = self._source.group(group)
         if not places:
+            if group == "model" and not tensors and self._source.group(PREFIX):
+                raise CheckpointError(
+                    f"{self.folder} holds a prefix, not a model",
+                    "prefix tuning saves what it trains; the base model stays where it was",
+                    f"name the base and --prefix_path {self.folder}",
+                )
             if group == "model" and not tensors and self._source.group(ADAPTERS):
                 raise CheckpointError(
                     f"{self.folder} holds adapters, not a model",

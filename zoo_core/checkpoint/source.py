@@ -8,7 +8,7 @@ from pathlib import Path
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import Array
 from zoo_core.checkpoint.foreign import as_single, foreign_weights, form_of, metadata_file, presented
-from zoo_core.checkpoint.names import ADAPTERS, MANIFEST
+from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, PREFIX
 from zoo_core.checkpoint.shards import read_header
 from zoo_core.checkpoint.stored import Files, Stored, fill
 from zoo_core.errors import CheckpointError
@@ -62,7 +62,7 @@ class Source:
             weights, form = presented(foreign, self.folder, table, fused)
             self._groups["model"], self.single_names, self.what = weights, form == "single", foreign.what
             self.was_split = bool(foreign.ranks)
-        if not weights and not (self.is_zoo and self.group(ADAPTERS)):
+        if not weights and not (self.is_zoo and (self.group(ADAPTERS) or self.group(PREFIX))):
             raise CheckpointError(
                 f"no weights in {folder}",
                 "it has neither safetensors nor files of PyTorch (.bin, .pt) or Paddle (.pdparams, .distcp)",

@@ -51,7 +51,7 @@ def _values(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def saved_group(engine: Engine) -> str:
-    """The files of a checkpoint that what is trained is kept in: those of adapters or of a prefix; empty for a model's."""
+    """The files of a checkpoint that hold what is trained: those of adapters or of a prefix; empty for a model's."""
     if engine.prefix is not None:
         return PREFIX
     return ADAPTERS if engine.lora is not None else ""
