@@ -8,10 +8,11 @@ __all__ = ["FILES", "TEMPLATE", "blocks"]
 
 TEMPLATE = Path(__file__).parents[1] / "zoo_core" / "templates" / "plugin" / "zoo-mynah"
 FILES = (
-    *("pyproject.toml", "zoo_mynah/config.py", "zoo_mynah/modeling.py", "zoo_mynah/layout.py", "zoo_mynah/pipeline.py"),
+    *("pyproject.toml", "README.md"),
+    *("zoo_mynah/config.py", "zoo_mynah/modeling.py", "zoo_mynah/layout.py", "zoo_mynah/pipeline.py"),
     *("zoo_mynah/tokenizer.py", "zoo_mynah/__init__.py", "tests/test_conformance.py"),
 )
-_KINDS = {".py": "python", ".toml": "toml"}
+_KINDS = {".py": "python", ".toml": "toml", ".md": "markdown"}
 
 
 def blocks(language: str) -> dict[str, str]:

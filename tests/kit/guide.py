@@ -22,7 +22,7 @@ def write(folder: Path) -> list[Path]:
     written = []
     for _, title, content in blocks():
         if title:
-            own = title.startswith(("zoo_mynah/", "tests/")) or title == "pyproject.toml"
+            own = title.startswith(("zoo_mynah/", "tests/")) or title in ("pyproject.toml", "README.md")
             path = folder / ("zoo-mynah" if own else "") / title
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content, encoding="utf-8")
