@@ -85,19 +85,8 @@ def test_a_prompt_form_of_its_own_with_its_own_end():
 
 def test_all_answers_of_a_conversation_are_learned():
     found = Encoder(Chatty()).encode(talk("q", "a", "r", "b"), "file:1")
-    assert found.ids == [
-        BOS,
-        USER,
-        *text("q"),
-        ASSISTANT,
-        *text("a"),
-        EOS,
-        USER,
-        *text("r"),
-        ASSISTANT,
-        *text("b"),
-        EOS,
-    ]
+    first, second = [USER, *text("q"), ASSISTANT, *text("a"), EOS], [USER, *text("r"), ASSISTANT, *text("b"), EOS]
+    assert found.ids == [BOS, *first, *second]
     assert learned(found) == [[*text("a"), EOS], [*text("b"), EOS]]
 
 

@@ -19,6 +19,10 @@ def user(content):
     return {"role": "user", "content": content}
 
 
+def system(content):
+    return {"role": "system", "content": content}
+
+
 def answer(content):
     return {"role": "assistant", "content": content}
 
@@ -29,8 +33,8 @@ def answer(content):
         ({"src": "q", "tgt": "a"}, [user("q"), answer("a")]),
         ({"src": ["q", "r"], "tgt": ["a", "b"]}, [user("q"), answer("a"), user("r"), answer("b")]),
         ({"src": ["q"], "tgt": "a", "more": 1}, [user("q"), answer("a")]),
-        ({"src": "q", "tgt": "a", "system": "s"}, [{"role": "system", "content": "s"}, user("q"), answer("a")]),
-        ({"src": "q", "tgt": "a", "context": {"system": "s"}}, [{"role": "system", "content": "s"}, user("q"), answer("a")]),
+        ({"src": "q", "tgt": "a", "system": "s"}, [system("s"), user("q"), answer("a")]),
+        ({"src": "q", "tgt": "a", "context": {"system": "s"}}, [system("s"), user("q"), answer("a")]),
         ({"messages": [user("q"), answer("a")]}, [user("q"), answer("a")]),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from zoo_core.cli import main
+from zoo_core.data import corpus as bundled
 from zoo_core.data.indexed import bin_path, idx_path, index_bytes
+from zoo_core.tokenizers import train_bpe
 
 SIZE = ["--max_seq_length", "32", "--per_device_train_batch_size", "4", "--num_hidden_layers", "2"]
 
@@ -164,3 +167,18 @@ def nursery(tmp_path_factory):
     found = Nursery(tmp_path_factory.mktemp("nursery"))
     yield found
     found.end()
+
+
+@pytest.fixture(scope="session")
+def tuning_data(tmp_path_factory) -> Path:
+    """A tokenizer of 400 tokens, and questions of unequal length with answers."""
+    folder = tmp_path_factory.mktemp("tuning")
+    train_bpe(bundled.files()[-1:], 400, folder / "tokenizer")
+    dice = random.Random(3)
+    letters = "the of and in that he shall unto for I his a they be is".split()
+    for part, count in (("train", 60), ("dev", 7)):
+        with (folder / f"{part}.json").open("w", encoding="utf-8") as stream:
+            for _ in range(count):
+                texts = [" ".join(dice.choices(letters, k=dice.randint(1, most))) for most in (12, 6)]
+                stream.write(json.dumps({"src": texts[0], "tgt": texts[1]}) + "\n")
+    return folder

@@ -1,6 +1,6 @@
 """Make masks.json: which tokens of a conversation are answers, by transformers' `return_assistant_tokens_mask`.
 
-    python make_masks.py ../../tokenizers/golden/bpe masks.json    # transformers 5.23.0, tokenizers 0.23.3, jinja2 3.1.6
+    python make_masks.py ../../tokenizers/golden/bpe masks.json  # transformers 5.23.0, tokenizers 0.23.3, jinja2 3.1.6
 
 The templates mark answers with `{% generation %}`, from which transformers takes the mask; zoo does not read the marks.
 """
