@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 import zoo_opt
 from zoo_core.testing import caches, contract, models
@@ -11,13 +10,6 @@ from zoo_core.testing import caches, contract, models
 ARCH = contract.architecture(zoo_opt)
 MODELS = {entry.name: entry.config for entry in ARCH.capabilities.models}
 TINY = ARCH.capabilities.scales["tiny"]
-
-
-@pytest.mark.parametrize("padding", [0, 3], ids=["full", "left-padded"])
-@pytest.mark.parametrize("name", ["facebook/opt-125m", "facebook/opt-350m"])
-def test_cached_decoding_is_the_uncached_pass(name, padding, zoo_evidence):
-    zoo_evidence("opt", "generation", tier="T1")
-    caches.check_cache(ARCH, MODELS[name].replace(**TINY), padding)
 
 
 def test_fused_projections_decode_alike():

@@ -23,10 +23,6 @@ COUNTS = {
 }
 
 
-def test_importing_and_listing_leave_paddle_out():
-    contract.check_paddle_free("zoo_opt")
-
-
 def test_every_promised_model_is_there():
     contract.check_promised(ARCH)
 

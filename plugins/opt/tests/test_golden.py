@@ -17,16 +17,14 @@ CASES = golden.golden_cases(FOLDER)
 FUSED = {"fuse_attention_qkv": True}
 
 
-@pytest.mark.parametrize("changes", [{}, FUSED], ids=["separate", "fused"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_equals_transformers(case, changes):
-    golden.check_golden(ARCH, case, **changes)
+def test_fused_projections_equal_transformers(case):
+    golden.check_golden(ARCH, case, **FUSED)
 
 
-@pytest.mark.parametrize("changes", [{}, FUSED], ids=["separate", "fused"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hugging_face_folder_round_trips(case, changes, tmp_path):
-    folders.check_hf_round_trip(ARCH, case, tmp_path / "saved", **changes)
+def test_hugging_face_folder_round_trips_through_fused_projections(case, tmp_path):
+    folders.check_hf_round_trip(ARCH, case, tmp_path / "saved", **FUSED)
 
 
 @pytest.mark.parametrize("name", ["left_padded", "post_norm_left_padded"])
