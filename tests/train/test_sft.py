@@ -36,7 +36,10 @@ def test_a_run_learns_and_says_what_it_reached(run, words, tmp_path, read_losses
     assert (status, err) == (0, "")
     assert f"train      {tuning_data / 'train.json'}: 60 samples, " in out and "of them of answers; longest" in out
     assert f"dev        {tuning_data / 'dev.json'}: 7 samples" in out and "form       source, target, end" in out
-    assert out.count("validation at step") == 2 and ", accuracy: 0." in out
+    again = (
+        f"{tmp_path / 'out' / 'checkpoint-10'} --prompt" in out
+    )  # the best is evaluated once more if it is not the last
+    assert out.count("validation at step") == 2 + again and ", accuracy: 0." in out
     rows, folder = read_losses(tmp_path / "out"), tmp_path / "out"
     assert list(rows[0])[-3:] == ["eval_loss", "eval_ppl", "eval_accuracy"]
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 1
