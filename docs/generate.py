@@ -39,7 +39,10 @@ def documents() -> dict[Path, str]:
         blocks = {"matrix": generate_matrix.matrix(language)}
         for part in PARTS:
             blocks |= part.blocks(language)
-        made |= {path: _page(path.read_text(encoding="utf-8"), blocks) for path in sorted(folder.glob("*.md"))}
+        for path in sorted(folder.glob("*.md")):
+            text = path.read_text(encoding="utf-8")
+            if re.search(rf"<!-- (run|{'|'.join(blocks)})\b", text):  # others are not this program's to write
+                made[path] = _page(text, blocks)
         made |= {folder / name: text for name, text in generate_arguments.pages(language).items()}
     return made
 

@@ -5,6 +5,8 @@ Nothing is imported: griffe reads the files, so that the page needs no paddle, w
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -103,8 +105,14 @@ def _signature(function: griffe.Function, name: str = "") -> str:
     return f"{name or function.name}({', '.join(parts)}){returns}"
 
 
+def _code(found: re.Match[str]) -> str:
+    return f"<code>{html.escape(found[1]).replace('|', '&#124;')}</code>"
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A pipe in code is written so that a table of GitHub and of the site both show it."""
+    code = re.sub(r"`([^`]*\|[^`]*)`", _code, text)
+    return code.replace("|", "\\|")
 
 
 def _hooks(say: Say) -> Iterator[str]:

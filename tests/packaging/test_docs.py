@@ -48,9 +48,10 @@ def generated():
     return generate.documents()
 
 
-@pytest.mark.parametrize("page", [str(path.relative_to(DOCS)) for path in sorted(DOCS.glob("*/*.md"))])
-def test_page_is_what_the_code_says(page, generated):
-    assert (DOCS / page).read_text(encoding="utf-8") == generated[DOCS / page], "run python docs/generate.py"
+def test_pages_are_what_the_code_says(generated):
+    stale = [str(path) for path, text in generated.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, "run python docs/generate.py"
+    assert {path.name for path in generated} >= {"arguments.md", "hooks.md", "errors.md", "matrix.md"}
 
 
 def test_every_generated_sentence_has_its_chinese(generated):
