@@ -102,6 +102,11 @@ class ModelConfig:
         return False
 
     @property
+    def own_positions(self) -> bool:
+        """Whether the model finds positions in the tokens themselves and does not read those of the batch."""
+        return False
+
+    @property
     def rotary_positions(self) -> bool:
         """Whether queries and keys are rotated by their positions."""
         return not self.learned_positions

@@ -31,10 +31,10 @@ class FinetuneArguments(Group):
         False, "PaddleNLP: faster LoRA backward.",
         effect=no_effect("zoo's adapters add no collective, and frozen weights have no gradient"),
     )  # fmt: skip
-    prefix_tuning: bool = argument(False, "Train key/value prefixes.", effect=_TASK)
-    prefix_path: str | None = argument(None, "Prefix to start from.", effect=_TASK)
-    num_prefix_tokens: int = argument(128, "Length of the prefix.", unit="tokens", minimum=1, effect=_TASK)
-    prefix_projection: bool = argument(False, "Project the prefix through an MLP.", effect=_TASK)
+    prefix_tuning: bool = argument(False, "Train keys and values of virtual tokens in every layer.")
+    prefix_path: str | None = argument(None, "Prefix to start from.")
+    num_prefix_tokens: int = argument(128, "Length of the prefix.", unit="tokens", minimum=1)
+    prefix_projection: bool = argument(False, "Make the prefix from an embedding by a small network.")
     neftune: bool = argument(False, "Add noise to embeddings.", effect=_TASK)
     neftune_noise_alpha: float = argument(5.0, "Size of that noise.", minimum=0, effect=_TASK)
     beta: float = argument(0.1, "DPO: weight of the distance from the reference model.", above=0, effect=_TASK)

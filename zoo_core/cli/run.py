@@ -22,6 +22,7 @@ from zoo_core.environment import apply_cpu_environment, device_count, device_of,
 from zoo_core.errors import ConfigError, ZooError, nearest
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
 from zoo_core.plan.hardware import hardware
+from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Found
 from zoo_core.train.prepared import Prepared
 
@@ -31,6 +32,7 @@ _READY = {
     "pretrain": "train a model on raw text",
     "sft": "fine-tune a model on questions and answers",
     "lora": "fine-tune low-rank adapters of a model",
+    "prefix": "fine-tune a prefix of virtual tokens in every layer",
 }
 
 _HELP = """Usage: zoo run TASK [FILE.json|FILE.yaml ...] [--flag value ...] [-o Section.key=value ...]
@@ -184,11 +186,13 @@ def _device(arguments: Arguments, aimed: _Aimed) -> str:
 
 def _within_positions(arguments: Arguments, config: ModelConfig) -> tuple[Arguments, str]:
     """Let the default max_length of fine-tuning be no more than a model that learns its positions can take."""
-    room, before = config.max_position_embeddings, arguments.data.max_length
-    tunes = arguments.task in TUNING and config.learned_positions
-    if not tunes or "max_length" in arguments.given or before <= room:
+    wanted = arguments.finetune
+    room = room_for_samples(config, wanted.num_prefix_tokens if wanted.prefix_tuning else 0)
+    before, tunes = arguments.data.max_length, arguments.task in TUNING and config.learned_positions
+    if not tunes or "max_length" in arguments.given or before <= room or room < 2:
         return arguments, ""
-    said = f"lengths    max_length {room} instead of {before}: the model has learned so many positions\n"
+    behind = f" behind {wanted.num_prefix_tokens} virtual tokens" if room < config.max_position_embeddings else ""
+    said = f"lengths    max_length {room} instead of {before}: the model has learned so many positions{behind}\n"
     return arguments.replace(max_length=room, src_length=min(arguments.data.src_length, room)), said
 
 

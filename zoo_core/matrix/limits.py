@@ -6,7 +6,6 @@ __all__ = ["LIMITS", "lacking"]
 
 LIMITS: dict[str, str] = {
     "lora": "LoRA",
-    "prefix_tuning": "prefix tuning",
     "dpo": "preference optimisation",
     "compression": "compression",
     "semi_auto": "semi-automatic engine",

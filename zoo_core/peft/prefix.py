@@ -50,10 +50,15 @@ class PrefixSpec:
         """What `to_dict` gave."""
         return PrefixSpec(**values)
 
-    def differences(self, other: PrefixSpec) -> list[str]:
-        """In what two differ, in words; where the base lies does not count."""
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in ("tokens", "hidden")]
-        return [f"{name} is {there} there, {here} here" for name, there, here in pairs if there != here]
+    def differences(self, there: PrefixSpec) -> list[str]:
+        """In what another differs, in the words of the arguments; where the base lies does not count."""
+        found = []
+        if self.tokens != there.tokens:
+            found.append(f"num_prefix_tokens is {there.tokens} there, {self.tokens} here")
+        if self.hidden != there.hidden:
+            how = [f"of width {width}" if width else "off" for width in (there.hidden, self.hidden)]
+            found.append(f"prefix_projection is {how[0]} there, {how[1]} here")
+        return found
 
 
 def prefix_from_arguments(

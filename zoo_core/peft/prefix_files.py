@@ -27,7 +27,7 @@ from zoo_core.layout import Replicate, Rule, split
 from zoo_core.peft.prefix import SHARED, PrefixSpec, attention_names, prefix_rows
 from zoo_core.pipeline import PipeLayer
 
-__all__ = ["PrefixFiles", "prefix_folder", "prefix_spec", "write_peft_prefix"]
+__all__ = ["PrefixFiles", "peft_objection", "prefix_folder", "prefix_spec", "write_peft_prefix"]
 
 _CONFIG, _GROUP, _TENSOR = "adapter_config.json", "adapter_model", "prompt_embeddings"
 
@@ -96,6 +96,7 @@ class PrefixFiles:
     Attributes:
         spec: what it is.
         rows: its rows, by single-card name.
+        reader: of a checkpoint, which has optimizer states too; `None` for PEFT's folders.
 
     Raises:
         CheckpointError: it is of a model of another size, or damaged.
@@ -105,10 +106,10 @@ class PrefixFiles:
         self.spec = prefix_spec(folder)
         self.rows = prefix_rows(elements, config, self.spec)
         self._values: dict[str, Array] = {}
-        self._reader: Reader | None = None
+        self.reader: Reader | None = None
         if _kind(folder) == "zoo":
-            self._reader = Reader(folder, self.rows)
-            self._reader.check(self.rows, f"{PREFIX}:weight")
+            self.reader = Reader(folder, self.rows)
+            self.reader.check(self.rows, f"{PREFIX}:weight")
         else:
             self._values = _unstacked(_stacked(folder), self.rows, attention_names(elements), folder)
 
@@ -120,17 +121,17 @@ class PrefixFiles:
 
     def close(self) -> None:
         """Close the files."""
-        if self._reader is not None:
-            self._reader.close()
+        if self.reader is not None:
+            self.reader.close()
 
     def read(self, name: str, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Array:
         """Read this rank's part of a parameter, by its single-card name; from its fp32 copy where one was saved."""
-        if self._reader is None:
+        if self.reader is None:
             return _converted(split(self._values[name], self.rows[name], degree, rank), "float32", dtype)
         role = f"{PREFIX}:weight"
-        if self._reader.dtype_of(name, role) != dtype and self._reader.has(name, f"{PREFIX}:master"):
+        if self.reader.dtype_of(name, role) != dtype and self.reader.has(name, f"{PREFIX}:master"):
             role = f"{PREFIX}:master"
-        return self._reader.read_local(name, degree, rank, dtype=dtype, role=role)
+        return self.reader.read_local(name, degree, rank, dtype=dtype, role=role)
 
     def source(self, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Callable[[Rule], Array]:
         """This rank's parts, as the engine takes them."""
@@ -198,18 +199,23 @@ def _unstacked(stacked: Array, rows: Mapping[str, Rule], names: Sequence[str], f
     return found
 
 
+def peft_objection(config: ModelConfig) -> str:
+    """Why PEFT cannot have prefixes of a model; empty when it can."""
+    heads, key, value = config.cached_sizes
+    if heads and key == value:
+        return ""
+    return f"the model caches {key} and {value} features for all heads, and PEFT takes keys and values of one width"
+
+
 def write_peft_prefix(folder: Path, files: PrefixFiles, elements: Sequence[PipeLayer], config: ModelConfig) -> Path:
     """Write a folder that PEFT's `PeftModel.from_pretrained` loads over the published base; replaces one of its own.
 
     Raises:
         CheckpointError: PEFT has no such prefix, the folder holds something else, or the disk is full.
     """
-    heads, key, value = config.cached_sizes
-    if key != value or not heads:
-        raise CheckpointError(
-            "PEFT cannot have this prefix", f"the model caches {key} and {value} features for all heads; PEFT takes "
-            "keys and values of one width", "keep zoo's checkpoint",
-        )  # fmt: skip
+    if objection := peft_objection(config):
+        raise CheckpointError("PEFT cannot have this prefix", objection, "keep zoo's checkpoint")
+    heads, key, _ = config.cached_sizes
     names = attention_names(elements)
     whole = np.ascontiguousarray(np.concatenate([part for name in names for part in files.flat(name)], axis=1))
     settings: dict[str, Any] = {

@@ -34,6 +34,11 @@ def _task(arguments: Arguments) -> str:
     return "prefix" if arguments.task == "sft" and arguments.finetune.prefix_tuning else arguments.task
 
 
+def _virtual_tokens(arguments: Arguments) -> int:
+    wanted = arguments.finetune
+    return wanted.num_prefix_tokens if wanted.prefix_tuning or arguments.task == "prefix" else 0
+
+
 def from_arguments(arguments: Arguments, world: int, device: str = "") -> Request:
     """Return what the arguments ask of a mesh of `world` processes.
 
@@ -62,6 +67,7 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         offload=parallel.offload,
         pipeline_cuts=parallel.pipeline_cuts,
         task=_task(arguments),
+        virtual_tokens=_virtual_tokens(arguments),
         generation_evaluation=arguments.data.eval_with_do_generation,
         flash_attention=arguments.model.use_flash_attention,
         semi_auto=parallel.engine == "auto",

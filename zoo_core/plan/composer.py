@@ -14,7 +14,7 @@ from zoo_core.plan.nearest import as_flags, nearest_legal
 from zoo_core.plan.owner import labels, owners
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.request import Degrees, Request
-from zoo_core.plan.rules import Case, ModelFacts, Verdict, verdicts
+from zoo_core.plan.rules import Case, ModelFacts, Verdict, room_for_samples, verdicts
 from zoo_core.registry import Architecture
 
 __all__ = ["compose", "facts", "judge", "sketch"]
@@ -150,7 +150,9 @@ def _todo(request: Request, model: ModelFacts, broken: list[Verdict]) -> str:
             machines = f" on each of {request.nodes} machines" if request.nodes > 1 else ""
             advice.append(f"start {wanted // request.nodes} processes{machines}: --nproc {wanted // request.nodes}")
     if any(v.rule.name == "positions were learned" for v in broken):
-        room = model.config.max_position_embeddings
+        room = room_for_samples(model.config, request.virtual_tokens)
+        if room < 1:
+            return f"give a shorter prefix: --num_prefix_tokens {model.config.max_position_embeddings // 2}, say"
         advice.append(f"give shorter samples: --{'max_length' if request.task in TUNING else 'max_seq_length'} {room}")
         request = replace(request, sequence=room)
     near = None if all(v.legal for v in judge(request, model)) else nearest_legal(request, model)

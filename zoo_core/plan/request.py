@@ -38,6 +38,7 @@ class Request:
         offload: keep the sharded optimizer states in host memory.
         pipeline_cuts: block numbers at which the second and later chunks begin; empty cuts evenly.
         task: a task of `zoo_core.arguments` ("pretrain", "sft", "lora", "prefix", ...), or "logits".
+        virtual_tokens: length of a prefix that every layer has, 0 without one.
         generation_evaluation: evaluation generates text.
         flash_attention: attention by a GPU's flash kernels.
         semi_auto: the semi-automatic engine runs the plan.
@@ -63,6 +64,7 @@ class Request:
     offload: bool = False
     pipeline_cuts: tuple[int, ...] = ()
     task: str = "pretrain"
+    virtual_tokens: int = 0
     generation_evaluation: bool = False
     flash_attention: bool = False
     semi_auto: bool = False

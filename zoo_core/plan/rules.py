@@ -18,7 +18,7 @@ from zoo_core.matrix import lacking
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
 
-__all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "first_broken", "verdicts"]
+__all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "first_broken", "room_for_samples", "verdicts"]
 
 
 _NO_MATTER = (("not applicable", "flash_attention"),)
@@ -220,10 +220,17 @@ def _sequence(case: Case) -> str:
     return ""
 
 
+def room_for_samples(config: ModelConfig, virtual_tokens: int) -> int:
+    """Tokens that the positions of a model leave for a sample behind a prefix; none, or fewer, behind a long one."""
+    return config.max_position_embeddings - (0 if config.own_positions else virtual_tokens)
+
+
 def _positions(case: Case) -> str:
     r, config = case.degrees.request, case.model.config
-    if config.learned_positions and r.sequence is not None and r.sequence > config.max_position_embeddings:
-        return f"samples of {r.sequence} tokens, and the model has learned {config.max_position_embeddings} positions"
+    learned, room = config.max_position_embeddings, room_for_samples(config, r.virtual_tokens)
+    if config.learned_positions and r.sequence is not None and r.sequence > room:
+        behind = f" behind {r.virtual_tokens} virtual ones" if room < learned else ""
+        return f"samples of {r.sequence} tokens{behind}, and the model has learned {learned} positions"
     return ""
 
 
@@ -254,7 +261,7 @@ def _prefix_tuning(case: Case) -> str:
     r = case.degrees.request
     return (
         f"prefix tuning with pp {r.pipeline}: the prefix enters every layer's cache from one place"
-        if r.task == "prefix" and r.pipeline > 1
+        if (r.task == "prefix" or r.virtual_tokens) and r.pipeline > 1
         else ""
     )
 

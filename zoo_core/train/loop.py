@@ -25,11 +25,13 @@ from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.peft.files import AdapterFiles
+from zoo_core.peft.prefix_files import PrefixFiles
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.adapters import export_adapter
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
 from zoo_core.train.patience import patience_of
+from zoo_core.train.prefixes import export_prefix, open_trained
 from zoo_core.train.prepare import other_fusing
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import COLUMNS, TUNED, LossTable, event_kinds, event_writers, plot_losses
@@ -136,7 +138,7 @@ def _run(
         print(f"resume     {resume_command(words)}", flush=True)
     elif session.is_first:
         print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
-        if prepared.lora is not None:
+        if prepared.freezes:
             print(_adapter(session, found, prepared), flush=True)
     mesh.barrier()  # a worker that ends early makes the launcher end the others
     return 0 if stopped_at is None else _INTERRUPTED
@@ -176,19 +178,22 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
             source = states.from_checkpoint(reader, mesh, chosen.dtype)
         if prepared.adapters is not None:
             states.check_files(prepared.adapters, mesh, states=prepared.resume is not None)
-            files = opened.enter_context(AdapterFiles(prepared.adapters, table))
+            files: AdapterFiles | PrefixFiles = open_trained(prepared, found, prepared.adapters)
+            opened.enter_context(files)
             source = from_both(source, files.source(mesh.plan.tensor, mesh.place.tensor, chosen.dtype))
             reader = files.reader
-        elif prepared.lora is not None:
+        elif prepared.freezes:
             fresh = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
             source = from_both(source, fresh)
         engine = Engine(
-            mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp, prepared.lora
-        )
+            mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp,
+            prepared.lora, prepared.prefix,
+        )  # fmt: skip
         if prepared.resume is not None and reader is not None and not arguments.training.ignore_load_lr_and_optim:
             states.load_states(engine, reader)
+    what = "adapters" if prepared.lora is not None else "prefix"
     for folder in filter(None, (prepared.start, prepared.adapters)):
-        logger.info("%s from %s", "adapters" if folder == prepared.adapters else "weights", folder)
+        logger.info("%s from %s", what if folder == prepared.adapters else "weights", folder)
     return engine
 
 
@@ -343,10 +348,12 @@ def _results(session: Session, last: int) -> dict[str, dict[str, float]]:
 
 
 def _adapter(session: Session, found: Found, prepared: Prepared) -> str:
-    """Write the adapter as PEFT has it; where it lies, and how to join it with its base."""
+    """Write the adapter, or the prefix, as PEFT has it; where it lies, and how to join an adapter with its base."""
     folder = session.root / f"checkpoint-{session.best.step}" if session.best is not None else session.newest()
     if folder is None or not folder.is_dir():
-        return "adapter    none was saved"
+        return f"{'adapter' if prepared.lora is not None else 'prefix':<11}none was saved"
+    if prepared.prefix is not None:
+        return export_prefix(folder, session.root / "adapter", found, prepared.config)
     at = export_adapter(folder, session.root / "adapter", found, prepared.config)
     lines = [f"adapter    {at}, as PEFT loads it"]
     if prepared.weights is not None:

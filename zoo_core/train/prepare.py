@@ -23,6 +23,7 @@ from zoo_core.engine.launch import in_worker
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
 from zoo_core.train.adapters import describe_lora, given_adapter, lora_of_run
+from zoo_core.train.prefixes import describe_prefix, given_prefix, prefix_of_run
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
 from zoo_core.train.tuning import check_ready, check_tuning
@@ -63,11 +64,15 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     _free_output(arguments, config, resume)
     if not tunes:
         check_ids(str(arguments.data.input_dir), config)
+    prefix = prefix_of_run(arguments, found, config, weights, resume)
+    prefix_path = given_prefix(arguments) if prefix is not None else None
+    if prefix is not None:
+        said += (describe_prefix(found, config, prefix),)
     lora = lora_of_run(arguments, found, config, weights, resume)
     lora_path = given_adapter(arguments) if lora is not None else None
     if lora is not None:
         said += (describe_lora(found.architecture.table(config), lora),)
-    ready = Prepared(config, weights, resume, state, tokenizer, said, tuning, lora, lora_path)
+    ready = Prepared(config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path)
     if ready.start is not None:
         table = found.architecture.table(config)
         with Reader(ready.start, table, other_fusing(found, config)) as reader:
@@ -103,7 +108,7 @@ def _weights(arguments: Arguments, found: Found) -> Path | None:
     Raises:
         CheckpointError: they are not there; says where to put them.
     """
-    goes_on = arguments.model.continue_training or arguments.finetune.lora
+    goes_on = arguments.model.continue_training or arguments.finetune.lora or arguments.finetune.prefix_tuning
     if not goes_on or arguments.model.scale:
         return None
     try:

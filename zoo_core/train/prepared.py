@@ -11,7 +11,7 @@ from zoo_core.config import ModelConfig
 
 if TYPE_CHECKING:
     from zoo_core.data.sft import TuningFiles
-    from zoo_core.peft import LoraSpec
+    from zoo_core.peft import LoraSpec, PrefixSpec
     from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["Prepared"]
@@ -31,6 +31,7 @@ class Prepared:
         tuning: the files that fine-tuning reads.
         lora: the adapters that are trained, if not all weights are; then `weights` are the base model's.
         lora_path: folder of the adapters' first values; `None` for random ones.
+        prefix, prefix_path: the same of a prefix.
     """
 
     config: ModelConfig
@@ -42,13 +43,20 @@ class Prepared:
     tuning: TuningFiles | None = None
     lora: LoraSpec | None = None
     lora_path: Path | None = None
+    prefix: PrefixSpec | None = None
+    prefix_path: Path | None = None
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the model stays as it is, and adapters or a prefix are trained."""
+        return self.lora is not None or self.prefix is not None
 
     @property
     def start(self) -> Path | None:
         """Folder that the model's weights are read from."""
-        return self.weights if self.lora is not None else self.resume or self.weights
+        return self.weights if self.freezes else self.resume or self.weights
 
     @property
     def adapters(self) -> Path | None:
-        """Folder that the adapters are read from."""
-        return (self.resume or self.lora_path) if self.lora is not None else None
+        """Folder that the adapters or the prefix are read from."""
+        return (self.resume or self.lora_path or self.prefix_path) if self.freezes else None

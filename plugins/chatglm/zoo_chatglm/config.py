@@ -65,6 +65,10 @@ class ChatGLMConfig(ModelConfig):
         return self.version == 1
 
     @property
+    def own_positions(self) -> bool:
+        return self.is_v1
+
+    @property
     def fused_attention(self) -> bool:
         return not self.is_v1
 

@@ -80,6 +80,10 @@ class GLMConfig(ModelConfig):
         return not self.is_130b
 
     @property
+    def own_positions(self) -> bool:
+        return True
+
+    @property
     def fused_attention(self) -> bool:
         return self.start_token_id is None
 
