@@ -148,10 +148,11 @@ class ArchConformance:
 
     @_tier("t1", "pipeline list")
     def test_pipeline_list_is_the_model(self, tiny: str) -> None:
-        from zoo_core.testing import pipeline
+        from zoo_core.testing import models, pipeline
 
         self._need_table(tiny)
-        pipeline.check_pipeline(self.arch, self.tiny_of(tiny))
+        config = self.tiny_of(tiny)
+        pipeline.check_pipeline(self.arch, config, labels=models.random_ids(config, 2, 12, seed=1))
 
     @_tier("t1", "tensor_parallel")
     @pytest.mark.parametrize("sequence_parallel", [False, True], ids=["", "sequence parallel"])
