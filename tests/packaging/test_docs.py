@@ -135,6 +135,12 @@ def test_every_command_shown_is_one():
         assert shown | set(re.findall(r"`zoo ([a-z][a-z-]*)", text)) <= set(COMMANDS), path
 
 
+def test_the_code_of_the_concepts_runs():
+    for kind, content in blocks(text_of("en", "concepts.md")):
+        if kind == "python":
+            exec(content, {})
+
+
 def commands(name):
     """The commands of a page's `sh` blocks."""
     return [
