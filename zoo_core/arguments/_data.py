@@ -99,17 +99,18 @@ class DataArguments(Group):
     )
     lazy: bool = argument(False, "Read samples while training.", effect=no_effect("samples are always streamed"))
     train_dataset_path: str | None = argument(
-        None, "Preference pairs to train on (DPO).", effect=not_yet("fine-tuning")
-    )
-    dev_dataset_path: str | None = argument(
-        None, "Preference pairs to evaluate on (DPO).", effect=not_yet("fine-tuning")
-    )
+        None, "Preference pairs to train on (DPO): a file, or a folder of them, with `src`, `response` and `sort`, or "
+        "`prompt`, `chosen` and `rejected`, in JSON lines.",
+        tasks=("dpo",),
+    )  # fmt: skip
+    dev_dataset_path: str | None = argument(None, "Preference pairs to evaluate on (DPO).", tasks=("dpo",))
     max_seq_len: int = argument(
-        4096, "Longest prompt and response together (DPO).", unit="tokens", minimum=1, effect=not_yet("fine-tuning")
+        4096, "Longest prompt and response together (DPO).", unit="tokens", minimum=2, tasks=("dpo",)
     )
     max_prompt_len: int = argument(
-        2048, "Longest prompt (DPO).", unit="tokens", minimum=1, effect=not_yet("fine-tuning")
-    )
+        2048, "What the prompt is cut to where that is too long, before the responses are (DPO).", unit="tokens",
+        minimum=1, tasks=("dpo",),
+    )  # fmt: skip
     dataloader_num_workers: int = argument(
         0, "Loader processes for each rank; 0 loads in the training process.", minimum=0
     )

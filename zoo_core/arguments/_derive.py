@@ -188,6 +188,19 @@ def _data(draft: Draft) -> None:
                      "evaluate without generation, or do not pack")  # fmt: skip
 
 
+def _preference(draft: Draft) -> None:
+    """SimPO and ORPO have no reference model, and ORPO learns the chosen answers too; as in PaddleNLP."""
+    if draft.task != "dpo":
+        return
+    kind = draft["loss_type"]
+    if kind in ("simpo", "orpo"):
+        draft.values["reference_free"] = True
+    if kind == "orpo" and not draft.given("sft_loss_ratio"):
+        draft.values["sft_loss_ratio"] = 1.0
+    if draft["label_smoothing"] and kind not in ("sigmoid", "simpo"):
+        draft.notes.append(f"label_smoothing changes nothing: the loss {kind} has none")
+
+
 def _home(draft: Draft) -> None:
     """A file's `~` is not expanded by any shell."""
     for name in ("output_dir", "logging_dir"):
@@ -203,5 +216,5 @@ def _named(draft: Draft) -> None:
 
 _RULES: tuple[Callable[[Draft], None], ...] = (
     _named, _task_defaults, _width, _precision, _accumulation, _saving, _evaluation, _best_model, _schedule, _data,
-    _home,
+    _preference, _home,
 )  # fmt: skip

@@ -9,6 +9,7 @@ __all__ = ["FinetuneArguments"]
 
 _TASK = not_yet("fine-tuning")
 _COMPRESS = not_yet("compression")
+_DPO = ("dpo",)
 
 
 @group
@@ -37,20 +38,22 @@ class FinetuneArguments(Group):
     prefix_projection: bool = argument(False, "Make the prefix from an embedding by a small network.")
     neftune: bool = argument(False, "Add noise to embeddings.", effect=_TASK)
     neftune_noise_alpha: float = argument(5.0, "Size of that noise.", minimum=0, effect=_TASK)
-    beta: float = argument(0.1, "DPO: weight of the distance from the reference model.", above=0, effect=_TASK)
+    beta: float = argument(0.1, "DPO: weight of the distance from the reference model.", above=0, tasks=_DPO)
     loss_type: str = argument(
         "sigmoid", "DPO: which preference loss.",
         choices=("sigmoid", "hinge", "ipo", "simpo", "orpo", "dpop", "kto_pair", "sppo_hard", "nca_pair"),
-        effect=_TASK,
+        tasks=_DPO,
     )  # fmt: skip
-    label_smoothing: float = argument(0.0, "DPO: share of labels taken as flipped.", minimum=0, below=0.5, effect=_TASK)
-    simpo_gamma: float = argument(0.5, "DPO: margin of SimPO.", effect=_TASK)
-    dpop_lambda: float = argument(50.0, "DPO: penalty of DPO-positive.", effect=_TASK)
-    pref_loss_ratio: float = argument(1.0, "DPO: weight of the preference loss.", minimum=0, effect=_TASK)
-    sft_loss_ratio: float = argument(0.0, "DPO: weight of the answer's likelihood.", minimum=0, effect=_TASK)
-    reference_free: bool = argument(False, "DPO: no reference model.", effect=_TASK)
+    label_smoothing: float = argument(0.0, "DPO: share of labels taken as flipped (sigmoid and simpo).", minimum=0,
+                                      below=0.5, tasks=_DPO)  # fmt: skip
+    simpo_gamma: float = argument(0.5, "DPO: margin of SimPO.", tasks=_DPO)
+    dpop_lambda: float = argument(50.0, "DPO: penalty of DPO-positive.", minimum=0, tasks=_DPO)
+    pref_loss_ratio: float = argument(1.0, "DPO: weight of the preference loss.", minimum=0, tasks=_DPO)
+    sft_loss_ratio: float = argument(0.0, "DPO: weight of the chosen answer's likelihood; orpo's is 1.", minimum=0,
+                                     tasks=_DPO)  # fmt: skip
+    reference_free: bool = argument(False, "DPO: no reference model; simpo and orpo never have one.", tasks=_DPO)
     ref_model_update_steps: int = argument(-1, "DPO: copy the policy to the reference so often; -1 is never.",
-                                           unit="steps", minimum=-1, effect=_TASK)  # fmt: skip
+                                           unit="steps", minimum=-1, tasks=_DPO)  # fmt: skip
     do_qat: bool = argument(False, "Quantisation-aware training.", effect=_COMPRESS)
     do_ptq: bool = argument(False, "Quantise after training.", effect=_COMPRESS)
     ptq_step: int = argument(32, "Calibration batches of PTQ.", minimum=1, effect=_COMPRESS)

@@ -33,6 +33,7 @@ _READY = {
     "sft": "fine-tune a model on questions and answers",
     "lora": "fine-tune low-rank adapters of a model",
     "prefix": "fine-tune a prefix of virtual tokens in every layer",
+    "dpo": "learn which of two answers is better",
 }
 
 _HELP = """Usage: zoo run TASK [FILE.json|FILE.yaml ...] [--flag value ...] [-o Section.key=value ...]
@@ -130,7 +131,8 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     if not rehearsal:
         require_paddle(device)
     prepared, refused = Prepared(config), None
-    if not rehearsal or arguments.data.input_dir or arguments.data.dataset_name_or_path:
+    data = arguments.data
+    if not rehearsal or data.input_dir or data.dataset_name_or_path or data.train_dataset_path:
         from zoo_core.train.prepare import prepare  # reads corpora with numpy, which help and rehearsals do without
 
         try:
@@ -166,7 +168,9 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
     import_paddle(device)
-    if arguments.task in TUNING:
+    if arguments.task == "dpo":
+        from zoo_core.train.dpo import run
+    elif arguments.task in TUNING:
         from zoo_core.train.sft import run
     else:
         from zoo_core.train.pretrain import run
@@ -188,12 +192,13 @@ def _within_positions(arguments: Arguments, config: ModelConfig) -> tuple[Argume
     """Let the default max_length of fine-tuning be no more than a model that learns its positions can take."""
     wanted = arguments.finetune
     room = room_for_samples(config, wanted.num_prefix_tokens if wanted.prefix_tuning else 0)
-    before, tunes = arguments.data.max_length, arguments.task in TUNING and config.learned_positions
-    if not tunes or "max_length" in arguments.given or before <= room or room < 2:
+    name, part = ("max_seq_len", "max_prompt_len") if arguments.task == "dpo" else ("max_length", "src_length")
+    before, tunes = arguments.value(name), arguments.task in TUNING and config.learned_positions
+    if not tunes or name in arguments.given or before <= room or room < 2:
         return arguments, ""
     behind = f" behind {wanted.num_prefix_tokens} virtual tokens" if room < config.max_position_embeddings else ""
-    said = f"lengths    max_length {room} instead of {before}: the model has learned so many positions{behind}\n"
-    return arguments.replace(max_length=room, src_length=min(arguments.data.src_length, room)), said
+    said = f"lengths    {name} {room} instead of {before}: the model has learned so many positions{behind}\n"
+    return arguments.replace(**{name: room, part: min(arguments.value(part), room)}), said
 
 
 def _world(arguments: Arguments, aimed: _Aimed, device: str) -> int:

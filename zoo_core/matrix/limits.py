@@ -6,7 +6,6 @@ __all__ = ["LIMITS", "lacking"]
 
 LIMITS: dict[str, str] = {
     "lora": "LoRA",
-    "dpo": "preference optimisation",
     "compression": "compression",
     "semi_auto": "semi-automatic engine",
     "to_static": "training of traced graphs",

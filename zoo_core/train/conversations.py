@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,22 +34,32 @@ from zoo_core.train.prepared import Prepared
 from zoo_core.train.report import Part, data_report
 from zoo_core.train.rundata import RunData
 
-__all__ = ["open_conversations"]
+__all__ = ["ReadPart", "example_prompt", "open_conversations", "read_part", "steps_of"]
 
 _SHOWN = 5
 """Bad lines that are named when they are left out."""
 
+_MANY = 20_000
+"""Lines that take so long to look at that it is said."""
+
 
 @dataclass(frozen=True)
-class _Read:
+class ReadPart:
     """A part of the data, as every rank knows it."""
 
     lines: Lines
     survey: Survey
 
 
-def _read(arguments: Arguments, mesh: Mesh, files: tuple[Path, ...], encoder: Encoder) -> _Read:
+def read_part(
+    arguments: Arguments, mesh: Mesh, files: tuple[Path, ...], look_at: Callable[[Lines, int, int, bool], Survey]
+) -> ReadPart:
     """Look at all lines, every rank at its share of them.
+
+    Args:
+        files: of the part.
+        look_at: gives the survey of the lines from one number to before another; the last says whether bad ones are
+            left out.
 
     Raises:
         DataError: on all ranks: a line is bad, and may not be; no line is good; machines have different files.
@@ -59,8 +69,10 @@ def _read(arguments: Arguments, mesh: Mesh, files: tuple[Path, ...], encoder: En
     def look() -> str:
         lines = Lines(files)
         kept.append(lines)
+        if len(lines) >= _MANY:
+            logger.info("looking at %s lines", f"{len(lines):,}")
         share = [len(lines) * rank // mesh.plan.world for rank in (mesh.rank, mesh.rank + 1)]
-        return json.dumps([lines.digest, survey(lines, encoder, share[0], share[1], skip).to_text()])
+        return json.dumps([lines.digest, look_at(lines, share[0], share[1], skip).to_text()])
 
     found = [json.loads(text) for text in shared(mesh, look)]
     if len({digest for digest, _ in found}) > 1:
@@ -73,21 +85,25 @@ def _read(arguments: Arguments, mesh: Mesh, files: tuple[Path, ...], encoder: En
         logger.warning("left out: %d lines more", len(whole.bad) - _SHOWN)
     if not len(whole.samples):
         raise DataError(f"no line of {files[0]} can be used", whole.bad[0], "repair them; the first is above")
-    return _Read(kept[0], whole)
+    return ReadPart(kept[0], whole)
 
 
 def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> RunData:
     """Look at the data, say what there is, and lay out the steps.
 
     Raises:
-        DataError: on all ranks; see `_read`.
+        DataError: on all ranks; see `read_part`.
         ConfigError: the checkpoint stopped within a global batch of this run.
     """
     training, data, plan, state = arguments.training, arguments.data, mesh.plan, prepared.state
     assert prepared.tokenizer is not None and prepared.tuning is not None, "`prepare` has found them"
     encoder = encoder_of(arguments, prepared.tokenizer, prepared.config.vocab_size)
-    read = _read(arguments, mesh, prepared.tuning.train, encoder)
-    held = _read(arguments, mesh, prepared.tuning.dev, encoder) if training.do_eval else None
+
+    def look_at(lines: Lines, first: int, last: int, skip_bad: bool) -> Survey:
+        return survey(lines, encoder, first, last, skip_bad)
+
+    read = read_part(arguments, mesh, prepared.tuning.train, look_at)
+    held = read_part(arguments, mesh, prepared.tuning.dev, look_at) if training.do_eval else None
     room, multiple = sample_tokens(arguments), row_multiple(arguments)
     fixed = room if data.pad_to_max_length else 0
     rows = None
@@ -113,7 +129,7 @@ def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> 
         print(data_report(parts, encoder, train if rows is not None else None, room), flush=True)
     return RunData(
         batches,
-        partial(_steps, train, batches, first_sample, max(data.dataloader_num_workers, 1)),
+        partial(steps_of, train, batches, first_sample, max(data.dataloader_num_workers, 1)),
         len(train),
         float(train.lengths.mean()),
         int(train.lengths.max()),
@@ -128,7 +144,9 @@ def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> 
     )
 
 
-def _steps(train: TuningSet, batches: BatchPlan, first_sample: int, ahead: int) -> Iterator[list[MicroBatch]]:
+def steps_of(train: TuningSet, batches: BatchPlan, first_sample: int, ahead: int) -> Iterator[list[MicroBatch]]:
+    """Yield for ever this rank's micro batches of one step after the other, all of a step of one width."""
+
     def made() -> Iterator[list[MicroBatch]]:
         step = batches.step_of(first_sample)
         while True:
@@ -139,7 +157,7 @@ def _steps(train: TuningSet, batches: BatchPlan, first_sample: int, ahead: int) 
 
 
 def _evaluation(
-    arguments: Arguments, held: _Read | None, encoder: Encoder, multiple: int, fixed: int
+    arguments: Arguments, held: ReadPart | None, encoder: Encoder, multiple: int, fixed: int
 ) -> Evaluation | None:
     if held is None:
         return None
@@ -162,11 +180,15 @@ def _digest(arguments: Arguments, lines: Lines, encoder: Encoder, rows: int) -> 
     return hashlib.blake2b(json.dumps(settings).encode(), digest_size=16).hexdigest()
 
 
-def _example(read: _Read, encoder: Encoder) -> str:
+def _example(read: ReadPart, encoder: Encoder) -> str:
     """A first question, as the model reads it, if that can be typed."""
     line = int(read.survey.samples[0])
     messages = parse_line(read.lines.read(line), read.lines.place(line))
-    question = next(message["content"] for message in messages if message["role"] == "user")
+    return example_prompt(next(message["content"] for message in messages if message["role"] == "user"), encoder)
+
+
+def example_prompt(question: str, encoder: Encoder) -> str:
+    """Return a question as the model reads it, if that can be typed."""
     tokenizer = encoder.tokenizer
     if encoder.form == "chat" and hasattr(tokenizer, "chat"):
         ids = tokenizer.chat([{"role": "user", "content": question}])

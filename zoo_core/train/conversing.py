@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo_core.arguments import Arguments, sample_tokens
+from zoo_core.data.preference import PairEncoder
 from zoo_core.data.sft import Encoder, Limits
 from zoo_core.errors import ConfigError
 from zoo_core.tokenizers import Tokenizer
 
-__all__ = ["encoder_of"]
+__all__ = ["encoder_of", "pair_encoder_of"]
 
 
 def encoder_of(arguments: Arguments, tokenizer: Tokenizer, vocab_size: int | None = None) -> Encoder:
@@ -22,12 +23,25 @@ def encoder_of(arguments: Arguments, tokenizer: Tokenizer, vocab_size: int | Non
     data, given = arguments.data, arguments.given
     total = min(data.max_length, sample_tokens(arguments)) if data.zero_padding else data.max_length
     limits = Limits(data.src_length, data.tgt_length if "tgt_length" in given else None, total)
-    form = None
-    if data.chat_template:
-        form = "plain" if data.chat_template.lower() == "none" else "chat"
-    if form == "chat":
-        _use_template(tokenizer, Path(str(data.chat_template)).expanduser())
-    return Encoder(tokenizer, limits, form, vocab_size)
+    return Encoder(tokenizer, limits, _form(arguments, tokenizer), vocab_size)
+
+
+def pair_encoder_of(arguments: Arguments, tokenizer: Tokenizer, vocab_size: int | None = None) -> PairEncoder:
+    """Return what writes the pairs of a run down. Raises as `encoder_of`."""
+    data = arguments.data
+    form = _form(arguments, tokenizer)
+    return PairEncoder(tokenizer, data.max_seq_len, data.max_prompt_len, form, vocab_size)
+
+
+def _form(arguments: Arguments, tokenizer: Tokenizer) -> str | None:
+    """The form that was asked for, its template in use; `None` leaves it to the family."""
+    template = arguments.data.chat_template
+    if not template:
+        return None
+    if template.lower() == "none":
+        return "plain"
+    _use_template(tokenizer, Path(template).expanduser())
+    return "chat"
 
 
 def _use_template(tokenizer: Tokenizer, path: Path) -> None:

@@ -12,7 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Progress", "Speed", "StepLine", "Stopwatch", "eval_line", "logger", "set_up_logging", "span_text"]
+__all__ = [
+    "Progress",
+    "Speed",
+    "StepLine",
+    "Stopwatch",
+    "eval_line",
+    "logger",
+    "means_line",
+    "set_up_logging",
+    "span_text",
+]
 
 logger = logging.getLogger("zoo")
 
@@ -124,11 +134,17 @@ class StepLine:
 
 def eval_line(part: str, step: int, metrics: Mapping[str, float], samples: int, seconds: float) -> str:
     """The line of an evaluation."""
-    accuracy = f", accuracy: {metrics['accuracy']:.5f}" if "accuracy" in metrics else ""
+    ppl = f", ppl: {metrics['ppl']:.5g}" if "ppl" in metrics else ""
+    others = "".join(f", {name}: {value:.5f}" for name, value in metrics.items() if name not in ("loss", "ppl"))
     return (
-        f"{part} at step {step}, loss: {metrics['loss']:.9f}, ppl: {metrics['ppl']:.5g}{accuracy}, "
+        f"{part} at step {step}, loss: {metrics['loss']:.9f}{ppl}{others}, "
         f"samples: {samples}, {samples / max(seconds, 1e-9):.1f} samples/s"
     )
+
+
+def means_line(step: int, means: Mapping[str, float]) -> str:
+    """What a step tells beside its loss."""
+    return f"step {step}, " + ", ".join(f"{name}: {value:.5f}" for name, value in means.items())
 
 
 @dataclass

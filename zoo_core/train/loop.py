@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from zoo_core.train.patience import patience_of
 from zoo_core.train.prefixes import export_prefix, open_trained
 from zoo_core.train.prepare import other_fusing
 from zoo_core.train.prepared import Prepared
-from zoo_core.train.record import COLUMNS, TUNED, LossTable, event_kinds, event_writers, plot_losses
+from zoo_core.train.record import LossTable, columns_of, event_kinds, event_writers, plot_losses, plot_rewards
 from zoo_core.train.results import metrics_table, write_results
 from zoo_core.train.rundata import OpenData
 from zoo_core.train.schedule import schedule_of
@@ -110,10 +110,10 @@ def _run(
     session = Session(
         arguments,
         found.name + (f" ({arguments.model.scale})" if arguments.model.scale else ""),
-        _engine(arguments, mesh, found, prepared),
+        _engine(arguments, mesh, found, prepared, data.engine),
         data,
         schedule_of(training, data.max_steps),
-        LossTable(root / "loss.csv", columns=TUNED if data.tuned else COLUMNS),
+        LossTable(root / "loss.csv", columns=columns_of(data.measured, data.tuned)),
         event_writers(kinds, folder / training.run_name if training.run_name else folder),
         tokenizer_files(prepared.tokenizer),
         patience_of(training, prepared.state.get("patience")),
@@ -163,7 +163,7 @@ def _end(session: Session, mesh: Mesh, found: Found, prepared: Prepared) -> int:
     return last
 
 
-def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) -> Engine:
+def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, make: Callable[..., Engine]) -> Engine:
     """Build this rank's part of the model, filled from a checkpoint, a folder of weights, or the seed."""
     config, chosen = prepared.config, precision(arguments, mesh.plan.device)
     settings = optimizer_settings(arguments, chosen)
@@ -185,7 +185,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared) 
         elif prepared.freezes:
             fresh = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
             source = from_both(source, fresh)
-        engine = Engine(
+        engine = make(
             mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp,
             prepared.lora, prepared.prefix,
         )  # fmt: skip
@@ -226,7 +226,7 @@ def _take_best(session: Session, mesh: Mesh, found: Found, prepared: Prepared, b
     del session.engine
     gc.collect()  # layers refer to each other: one model at a time
     folder = session.root / f"checkpoint-{best.step}"
-    session.engine = _engine(session.arguments, mesh, found, replace(prepared, resume=folder))
+    session.engine = _engine(session.arguments, mesh, found, replace(prepared, resume=folder), session.data.engine)
 
 
 def _train(session: Session) -> int | None:
@@ -248,7 +248,7 @@ def _train(session: Session) -> int | None:
                     batches = next(steps)
                 result = engine.train_step(batches, rate, stop_requested() or session.saving.failed)
             _check_finite(session, step, result.loss, result.grad_norm, rate)
-            session.log_step(step, result.loss, rate, result.grad_norm)
+            session.log_step(step, result.loss, rate, result.grad_norm, result.means)
             progress.advance(result.loss)
             if result.stop:  # asked for, or a save has failed: all ranks know of either by now
                 session.finish_saving()
@@ -295,7 +295,10 @@ def _finish_records(session: Session) -> None:
     session.events.close()
     session.write_table()
     if session.is_first and session.table.column("loss")[0]:
-        plot_losses(session.table, session.root / "loss.png", f"{session.model_name}: loss by step")
+        unit = "a pair" if session.data.measured else "nats per token"
+        plot_losses(session.table, session.root / "loss.png", f"{session.model_name}: loss by step", unit)
+        if session.data.measured:
+            plot_rewards(session.table, session.root / "rewards.png", f"{session.model_name}: rewards by step")
 
 
 _REPLACED = ("--resume", "--resume_from_checkpoint", "--ckpt_dir", "--overwrite_output_dir")
@@ -367,14 +370,16 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
     root, metrics, data = session.root, session.metrics, session.data
     reached = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
     if "eval_loss" in metrics:
-        accuracy = f", accuracy {metrics['eval_accuracy']:.4f}" if "eval_accuracy" in metrics else ""
-        reached.append(f"validation loss {metrics['eval_loss']:.4f}, perplexity {metrics['eval_ppl']:.5g}{accuracy}")
+        hits = metrics.get("eval_accuracy", metrics.get("eval_rewards/accuracies"))
+        accuracy = f", accuracy {hits:.4f}" if hits is not None else ""
+        perplexity = f", perplexity {metrics['eval_ppl']:.5g}" if "eval_ppl" in metrics else ""
+        reached.append(f"validation loss {metrics['eval_loss']:.4f}{perplexity}{accuracy}")
     if "test_loss" in metrics:
         reached.append(f"test loss {metrics['test_loss']:.4f}")
     lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
     newest = session.newest() if session.saved_at >= 0 else None
     wrote = [str(newest)] if newest else []
-    wrote += [str(root / name) for name in ("loss.png", "loss.csv") if (root / name).is_file()]
+    wrote += [str(root / name) for name in ("loss.png", "rewards.png", "loss.csv") if (root / name).is_file()]
     if data.tuned:
         results = _results(session, last)
         wrote += map(str, write_results(root, results))

@@ -83,7 +83,9 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
 def _comparable(arguments: Arguments) -> None:
     training = arguments.training
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    known = ("loss", "ppl", "accuracy") if arguments.task in TUNING else ("loss", "ppl")
+    known: tuple[str, ...] = ("loss", "ppl", "accuracy") if arguments.task in TUNING else ("loss", "ppl")
+    if arguments.task == "dpo":
+        known = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "logps/chosen")
     if (training.load_best_model_at_end or training.early_stopping_patience) and metric not in known:
         raise ConfigError(
             f"metric_for_best_model = {training.metric_for_best_model!r} is not known",

@@ -6,7 +6,7 @@ import csv
 import importlib
 import importlib.util
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,29 @@ from zoo_core._atomic import written_beside
 from zoo_core.arguments import Arguments
 from zoo_core.errors import ConfigError, ZooError
 
-__all__ = ["COLUMNS", "TUNED", "LossTable", "EventWriters", "event_kinds", "event_writers", "plot_losses", "recorded"]
+__all__ = [
+    "COLUMNS",
+    "TUNED",
+    "EventWriters",
+    "LossTable",
+    "columns_of",
+    "event_kinds",
+    "event_writers",
+    "plot_losses",
+    "plot_rewards",
+    "recorded",
+]
 
 COLUMNS = ("step", "loss", "learning_rate", "grad_norm", "eval_loss")
 TUNED = (*COLUMNS, "eval_ppl", "eval_accuracy")
 """The columns of fine-tuning, which evaluates more."""
+
+
+def columns_of(measured: Sequence[str], tuned: bool) -> tuple[str, ...]:
+    """Return the columns of a run that tells the `measured` of steps and of evaluations."""
+    if measured:
+        return (*COLUMNS, *measured, *(f"eval_{name}" for name in measured))
+    return TUNED if tuned else COLUMNS
 
 
 @contextmanager
@@ -148,7 +166,7 @@ def event_writers(kinds: frozenset[str], folder: Path) -> EventWriters:
     return EventWriters(writers)
 
 
-def plot_losses(table: LossTable, path: Path, title: str) -> None:
+def plot_losses(table: LossTable, path: Path, title: str, unit: str = "nats per token") -> None:
     """Draw training and validation loss over the steps as a PNG, and the accuracy where it was measured."""
     import matplotlib  # takes half a second, and only the end of a run needs it
 
@@ -164,7 +182,7 @@ def plot_losses(table: LossTable, path: Path, title: str) -> None:
         axes.plot(steps, losses, color="#cc6677", linewidth=1.6, marker="o", markersize=4, label="validation")
     axes.set_title(title)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss ({unit})")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     steps, hits = table.column("eval_accuracy")
@@ -175,6 +193,39 @@ def plot_losses(table: LossTable, path: Path, title: str) -> None:
         other.set_ylabel("next-token accuracy")
         other.set_ylim(0, 1)
     axes.legend()
+    with recorded(path) as stream:
+        figure.savefig(stream, format="png")
+    pyplot.close(figure)
+
+
+def plot_rewards(table: LossTable, path: Path, title: str) -> None:
+    """Draw the rewards of chosen and rejected answers over the steps as a PNG, and how often the better is higher."""
+    import matplotlib  # as above
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 7), dpi=120, layout="constrained", sharex=True)
+    for axes, shown in (
+        (above, (("chosen", "#228833"), ("rejected", "#cc6677"))),
+        (below, (("accuracies", "#4477aa"),)),
+    ):
+        for name, color in shown:
+            steps, values = table.column(f"rewards/{name}")
+            axes.plot(steps, values, color=color, linewidth=1.2, label=f"{name}, training")
+            steps, values = table.column(f"eval_rewards/{name}")
+            if steps:
+                axes.plot(steps, values, color=color, linestyle="--", marker="o", markersize=4,
+                          label=f"{name}, validation")  # fmt: skip
+        axes.grid(alpha=0.3)
+        axes.legend()
+    above.set_title(title)
+    above.set_ylabel("reward (nats times beta)")
+    below.set_ylabel("pairs with the chosen answer higher")
+    below.set_ylim(-0.02, 1.02)
+    below.set_xlabel("optimizer step")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     with recorded(path) as stream:
         figure.savefig(stream, format="png")
     pyplot.close(figure)

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo_core.data.sft import Encoder, Lines, Survey, TuningSet
 
-__all__ = ["Part", "data_report"]
+__all__ = ["Part", "data_report", "pairs_report"]
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,11 @@ def data_report(parts: Sequence[Part], encoder: Encoder, packed: TuningSet | Non
     for part in parts:
         survey, samples = part.survey, part.survey.samples
         lengths = survey.lengths[samples]
-        files = ", ".join(map(str, part.lines.files[:2])) + (" ..." if len(part.lines.files) > 2 else "")
         lines.append(
-            f"{part.name:<11}{files}: {_many(len(samples), 'sample')}, {int(lengths.sum()):,} tokens, "
+            f"{part.name:<11}{_files(part)}: {_many(len(samples), 'sample')}, {int(lengths.sum()):,} tokens, "
             f"{int(survey.learned.sum()):,} of them of answers; longest {int(lengths.max()):,}"
         )
-        for name, cut in (("source", survey.source_cut), ("answer", survey.answer_cut)):
-            which = np.flatnonzero(cut)
-            if len(which):
-                lines.append(
-                    f"{'':<11}truncated: {_many(len(which), name)}, by {int(cut.sum()):,} tokens in all; "
-                    f"the first is {part.lines.place(int(which[0]))}"
-                )
-        if survey.bad:
-            lines.append(f"{'':<11}left out: {_many(len(survey.bad), 'line')}; the first: {survey.bad[0]}")
+        lines += _losses(part, ("source", "answer"))
     if packed is not None:
         used = float(packed.lengths.mean()) / room
         each = len(parts[0].survey.samples) / len(packed)
@@ -53,6 +44,40 @@ def data_report(parts: Sequence[Part], encoder: Encoder, packed: TuningSet | Non
         lines.append(f"{'packed':<11}{rows}, {100 * used:.1f}% full, {each:.1f} samples each")
     lines.append(f"{'form':<11}{_form(encoder)}")
     return "\n".join(lines)
+
+
+def pairs_report(parts: Sequence[Part], encoder: Encoder) -> str:
+    """Return a few lines: pairs, tokens of their answers, what was cut and left out."""
+    lines = []
+    for part in parts:
+        survey, samples = part.survey, part.survey.samples
+        lines.append(
+            f"{part.name:<11}{_files(part)}: {_many(len(samples), 'pair')}, {int(survey.learned.sum()):,} tokens of "
+            f"answers; longest with its prompt {int(survey.lengths.max()):,}"
+        )
+        lines += _losses(part, ("prompt", "pair of answers"))
+    form = "the tokenizer's chat form" if encoder.form == "chat" else _form(encoder).partition(";")[0]
+    lines.append(f"{'form':<11}{form}")
+    return "\n".join(lines)
+
+
+def _files(part: Part) -> str:
+    return ", ".join(map(str, part.lines.files[:2])) + (" ..." if len(part.lines.files) > 2 else "")
+
+
+def _losses(part: Part, names: tuple[str, str]) -> list[str]:
+    """What was cut off sources and answers, as `names` call them, and which lines were left out."""
+    survey, lines = part.survey, []
+    for name, cut in zip(names, (survey.source_cut, survey.answer_cut), strict=True):
+        which = np.flatnonzero(cut)
+        if len(which):
+            lines.append(
+                f"{'':<11}truncated: {_many(len(which), name)}, by {int(cut.sum()):,} tokens in all; "
+                f"the first is {part.lines.place(int(which[0]))}"
+            )
+    if survey.bad:
+        lines.append(f"{'':<11}left out: {_many(len(survey.bad), 'line')}; the first: {survey.bad[0]}")
+    return lines
 
 
 def _form(encoder: Encoder) -> str:
@@ -63,4 +88,5 @@ def _form(encoder: Encoder) -> str:
 
 
 def _many(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+    first, space, rest = name.partition(" ")
+    return f"{count:,} {first}{'' if count == 1 else 's'}{space}{rest}"

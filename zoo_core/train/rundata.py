@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo_core.arguments import Arguments
 from zoo_core.data import BatchPlan, MicroBatch
+from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
 from zoo_core.train.evaluation import Evaluation
 from zoo_core.train.prepared import Prepared
@@ -31,6 +32,8 @@ class RunData:
         kept: what a checkpoint keeps of the data, to compare when it is resumed.
         example: a prompt to try the trained model with.
         tuned: whether it is a trained model that goes on, of which a table of metrics and result files are wanted.
+        engine: builds the engine, from what `zoo_core.engine.Engine` takes.
+        measured: what a step tells beside its loss, by name; evaluations tell it too.
     """
 
     batches: BatchPlan
@@ -46,6 +49,8 @@ class RunData:
     kept: Mapping[str, Any] = field(default_factory=dict)
     example: str = "In the beginning"
     tuned: bool = False
+    engine: Callable[..., Engine] = Engine
+    measured: tuple[str, ...] = ()
 
     def consumed(self, step: int) -> int:
         """Samples that are consumed when `step` steps are done."""

@@ -19,7 +19,7 @@ from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError
 from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.evaluation import Evaluated, Evaluation
-from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger
+from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger, means_line
 from zoo_core.train.patience import Patience, compared
 from zoo_core.train.record import EventWriters, LossTable
 from zoo_core.train.rundata import RunData
@@ -99,19 +99,24 @@ class Session:
             return self.data.ends_epoch(step)
         return strategy == "steps" and step % (every or 1) == 0
 
-    def log_step(self, step: int, loss: float, rate: float, norm: float) -> None:
-        """Record a step, and print its line if it is time."""
+    def log_step(
+        self, step: int, loss: float, rate: float, norm: float, means: Mapping[str, float] | None = None
+    ) -> None:
+        """Record a step, and print its line if it is time; `means` are what it tells beside its loss."""
+        means = means or {}
         training, plan = self.arguments.training, self.engine.mesh.plan
-        self.metrics["loss"] = loss
-        self.table.add(step, loss=loss, learning_rate=rate, grad_norm=norm)
+        self.metrics.update({"loss": loss, **means})
+        self.table.add(step, loss=loss, learning_rate=rate, grad_norm=norm, **means)
         first = training.logging_first_step and step == self.data.first_step + 1
         if not (first or self.is_due(training.logging_strategy, training.logging_steps, step)):
             return
         speed = self.watch.take(round(plan.global_batch * self.data.tokens_per_sample), plan.world)
         line = StepLine(step, self.data.epoch(step - 1), self.data.batch_in_epoch(step), loss, speed, rate)
         logger.info("%s", line)
+        if means:
+            logger.info("%s", means_line(step, means))
         self._say_usage(speed)
-        values = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "ips_total": speed.ips_total}
+        values = {**means, "loss": loss, "learning_rate": rate, "grad_norm": norm, "ips_total": speed.ips_total}
         self.events.add(step, {f"train/{name}": value for name, value in values.items()})
         if time.monotonic() - self._written > _WRITE_EVERY:
             self.write_table()

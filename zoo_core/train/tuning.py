@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from zoo_core.arguments import Arguments
 from zoo_core.config import ModelConfig
+from zoo_core.data.preference import find_pair_files, parse_pair
 from zoo_core.data.sft import SAMPLE, BadLine, TuningFiles, find_tuning_files, parse_line
 from zoo_core.errors import ConfigError, DataError, TokenizerError
 from zoo_core.tokenizers import Tokenizer
-from zoo_core.train.conversing import encoder_of
+from zoo_core.train.conversing import encoder_of, pair_encoder_of
 
 __all__ = ["check_ready", "check_tuning"]
+
+NEEDS_REFERENCE = ("dpop", "kto_pair", "sppo_hard", "nca_pair")
+NO_REFERENCE = ("simpo", "orpo")
 
 _LOOKED_AT = 8
 """Lines of each file that are looked at before the run; it looks at all before its first step."""
@@ -44,6 +49,8 @@ def check_tuning(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer
         DataError: a file is missing or empty, or one of its first lines cannot be used.
     """
     data = arguments.data
+    if arguments.task == "dpo":
+        return _check_pairs(arguments, config, tokenizer)
     if not data.dataset_name_or_path:
         raise ConfigError(
             "no data is named",
@@ -61,20 +68,93 @@ def check_tuning(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer
             "it has no dev.json",
             "give a folder with train.json and dev.json, or --do_eval false",
         )
-    if tokenizer is None:
-        where = "--tokenizer PATH names the folder of one"
-        if arguments.model.scale:
-            where = "`zoo tokenizer train --output tokenizer` makes one to try it with: --tokenizer tokenizer"
-        raise TokenizerError("there is no tokenizer", "fine-tuning reads text, and none lies beside the model", where)
-    encoder = encoder_of(arguments, tokenizer, config.vocab_size)
+    encoder = encoder_of(arguments, _needed(arguments, tokenizer), config.vocab_size)
+    _look(arguments, files, lambda line, place: encoder.encode(parse_line(line, place), place))
+    return files
+
+
+def _needed(arguments: Arguments, tokenizer: Tokenizer | None) -> Tokenizer:
+    if tokenizer is not None:
+        return tokenizer
+    where = "--tokenizer PATH names the folder of one"
+    if arguments.model.scale:
+        where = "`zoo tokenizer train --output tokenizer` makes one to try it with: --tokenizer tokenizer"
+    raise TokenizerError("there is no tokenizer", "fine-tuning reads text, and none lies beside the model", where)
+
+
+def _look(arguments: Arguments, files: TuningFiles, encode: Callable[[bytes, str], object]) -> None:
+    """Encode the first lines of the first file of each part."""
     for file in (*files.train[:1], *files.dev[:1]):
         for place, line in _first_lines(file):
             try:
-                encoder.encode(parse_line(line, place), place)
+                encode(line, place)
             except BadLine:
-                if data.bad_lines == "stop":
+                if arguments.data.bad_lines == "stop":
                     raise
+
+
+def _check_pairs(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer | None) -> TuningFiles:
+    """The same of preference optimisation.
+
+    Raises:
+        ConfigError, TokenizerError, DataError: as `check_tuning`; or arguments of the loss contradict each other.
+    """
+    data, training = arguments.data, arguments.training
+    _check_loss(arguments)
+    parts = {}
+    for name, wanted in (("train_dataset_path", training.do_train), ("dev_dataset_path", training.do_eval)):
+        named = arguments.value(name)
+        if wanted and not named:
+            raise ConfigError(
+                f"{name} is missing",
+                'preferences are read from JSON lines: {"src": "...", "response": ["...", "..."], "sort": [1, 0]}',
+                f"--{name} FILE" + ("" if name[0] == "t" else ", or --do_eval false"),
+            )
+        parts[name] = find_pair_files(named, name) if wanted else ()
+    files = TuningFiles(parts["train_dataset_path"], parts["dev_dataset_path"])
+    encoder = pair_encoder_of(arguments, _needed(arguments, tokenizer), config.vocab_size)
+    _look(arguments, files, lambda line, place: encoder.encode(parse_pair(line, place), place))
+    if data.max_prompt_len >= data.max_seq_len and "max_prompt_len" in arguments.given:
+        raise ConfigError(
+            f"max_prompt_len {data.max_prompt_len} leaves no room for an answer",
+            f"prompt and answer have {data.max_seq_len} tokens together (max_seq_len)",
+            "lower it, or raise max_seq_len",
+        )
     return files
+
+
+def _check_loss(arguments: Arguments) -> None:
+    wanted, training = arguments.finetune, arguments.training
+    kind, every = wanted.loss_type, wanted.ref_model_update_steps
+    if wanted.reference_free and kind in NEEDS_REFERENCE:
+        raise ConfigError(
+            f"loss_type {kind} and reference_free do not combine",
+            "it is defined by the distance of each answer from the reference model",
+            "leave reference_free out, or take sigmoid, hinge, ipo, simpo or orpo",
+        )
+    if every > 0 and wanted.reference_free:
+        why = f"{kind} has none" if kind in NO_REFERENCE else "reference_free says so"
+        raise ConfigError("ref_model_update_steps without a reference model", why, "leave it out")
+    if every > 0 and (wanted.lora or wanted.prefix_tuning):
+        raise ConfigError(
+            "ref_model_update_steps does not combine with adapters",
+            "the reference model is the one below them, which stays as it is",
+            "leave it out, or train all weights",
+        )
+    if every > 0 and arguments.parallel.sharding.startswith("stage3"):
+        raise ConfigError(
+            "ref_model_update_steps does not combine with sharding stage3",
+            "no process holds a whole weight to copy",
+            "leave it out, or take stage2",
+        )
+    if every > 0 and training.load_best_model_at_end:
+        raise ConfigError(
+            "ref_model_update_steps and load_best_model_at_end do not combine",
+            "losses against different reference models do not compare",
+            "leave one of them out",
+        )
+    if not wanted.pref_loss_ratio and not wanted.sft_loss_ratio:
+        raise ConfigError("nothing is minimised", "pref_loss_ratio and sft_loss_ratio are 0", "raise one of them")
 
 
 def _first_lines(file: Path) -> list[tuple[str, bytes]]:
