@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo_core import layout
-from zoo_core.arguments import Arguments
+from zoo_core.arguments import TUNING, Arguments
 from zoo_core.cli._text import bytes_text, table
 from zoo_core.layout import Rule
 from zoo_core.plan import Plan, owners
@@ -72,7 +72,8 @@ def files_lines(arguments: Arguments, plan: Plan, elements: int, numbers: Number
         elements: trained elements of the whole model.
     """
     training, root = arguments.training, Path(arguments.training.output_dir)
-    lines = [f"  {root / name}" for name in ("loss.csv", "loss.png", "runs/")]
+    results = ("train_results.json", "eval_results.json", "all_results.json") if arguments.task in TUNING else ()
+    lines = [f"  {root / name}" for name in ("loss.csv", "loss.png", "runs/", *results)]
     if training.save_strategy != "no":
         steps, every = training.max_steps, training.save_steps
         often = "each epoch"

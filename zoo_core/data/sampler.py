@@ -141,11 +141,15 @@ class EvalPlan:
     data_rank: int = 0
     data_degree: int = 1
 
+    @property
+    def together(self) -> int:
+        """Samples of a micro batch of every rank."""
+        return self.micro_batch * self.data_degree
+
     def micro_batches(self) -> npt.NDArray[np.int64]:
         """Return this rank's samples, int64 [micro batches, B], -1 for padding."""
-        together = self.micro_batch * self.data_degree
-        rows = -(-self.num_samples // together)
-        indices = np.full(rows * together, _PADDING, dtype=np.int64)
+        rows = -(-self.num_samples // self.together)
+        indices = np.full(rows * self.together, _PADDING, dtype=np.int64)
         indices[: self.num_samples] = np.arange(self.num_samples)
         return indices.reshape(rows, self.data_degree, self.micro_batch)[:, self.data_rank]
 

@@ -80,7 +80,9 @@ def _evaluation(
     return Evaluation(min(len(source), micro * batches), micro, read)
 
 
-def _collated(source: SampleSource, shift_labels: bool, rows: Sequence[npt.NDArray[np.int64]]) -> list[MicroBatch]:
+def _collated(
+    source: SampleSource, shift_labels: bool, rows: Sequence[npt.NDArray[np.int64]], together: npt.NDArray[np.int64]
+) -> list[MicroBatch]:
     return [as_trained(collate(source, row), shift_labels) for row in rows]
 
 

@@ -54,13 +54,14 @@ class Evaluation:
     Args:
         samples: how many, from the first on.
         micro_batch: samples of one forward pass.
-        read: rows of sample numbers, int64 [B] each, -1 for padding -> a micro batch for each, all of one shape.
+        read: (rows of sample numbers, int64 [B] each, -1 for padding; the samples that all replicas read at once) -> a
+            micro batch for each row, of one shape on all replicas.
         accuracy: whether accuracy is asked for.
     """
 
     samples: int
     micro_batch: int
-    read: Callable[[Sequence[npt.NDArray[np.int64]]], list[MicroBatch]]
+    read: Callable[[Sequence[npt.NDArray[np.int64]], npt.NDArray[np.int64]], list[MicroBatch]]
     accuracy: bool = False
 
     def run(self, engine: Engine) -> Evaluated:
@@ -70,7 +71,9 @@ class Evaluation:
         rows, at_once = plan.micro_batches(), _AT_ONCE * mesh.plan.accumulate
         total, tokens, correct = 0.0, 0, 0
         for first in range(0, len(rows), at_once):
-            found = engine.evaluate(self.read(list(rows[first : first + at_once])), self.accuracy)
+            bounds = [min(row * plan.together, self.samples) for row in (first, first + at_once)]
+            batches = self.read(list(rows[first : first + at_once]), np.arange(*bounds, dtype=np.int64))
+            found = engine.evaluate(batches, self.accuracy)
             total, tokens, correct = total + found.loss, tokens + found.tokens, correct + found.correct
         mean, accuracy = total / max(tokens, 1), correct / max(tokens, 1)
         return Evaluated(mean, accuracy if self.accuracy else None, tokens, self.samples, time.perf_counter() - begin)
