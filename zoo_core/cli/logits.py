@@ -17,6 +17,7 @@ from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import CheckpointError, ConfigError, DataError, ZooError
 from zoo_core.peft.files import base_and_adapter, open_adapter
+from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
 from zoo_core.plan import chosen_model, compose, from_arguments, world_size
 from zoo_core.train.prepare import other_fusing
 
@@ -32,6 +33,7 @@ PATH is a Hugging Face folder or a zoo checkpoint, or the output folder of a run
   zoo logits ./qwen-7b --ids ids.npy --out logits.npy
   zoo logits ./checkpoint-100 --ids ids.npy --out logits.npy --nproc 4 --tp 2 --pp 2
   zoo logits ./qwen-7b --lora_path ./adapter --ids ids.npy --out logits.npy
+  zoo logits ./qwen-7b --prefix_path ./prefix --ids ids.npy --out logits.npy
 
 Options:
 """
@@ -67,8 +69,14 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         raise ConfigError(f"cannot write {out}", why, "change --out")
     try:
         given, rest = take_option(rest, "--lora_path")
-        base, adapter = base_and_adapter(path, given)
-        return _run(_folder(str(base)), adapter, Path(ids), Path(out), rest, ["logits", *words])
+        before, rest = take_option(rest, "--prefix_path")
+        if given and before:
+            raise ConfigError(
+                "--lora_path and --prefix_path are given", "a model runs with one of them", "leave one out"
+            )
+        base, prefix = base_and_prefix(path, before) if not given else (Path(path), None)
+        base, adapter = base_and_adapter(path, given) if prefix is None else (base, None)
+        return _run(_folder(str(base)), adapter, prefix, Path(ids), Path(out), rest, ["logits", *words])
     except ZooError as error:
         if is_spawned() and report_failure(error):
             return 2
@@ -110,15 +118,25 @@ def _read_ids(path: Path) -> Any:
 
 
 def _run(
-    folder: Path, adapter: Path | None, ids_path: Path, out: Path, rest: Sequence[str], words: Sequence[str]
+    folder: Path,
+    adapter: Path | None,
+    prefix: Path | None,
+    ids_path: Path,
+    out: Path,
+    rest: Sequence[str],
+    words: Sequence[str],
 ) -> int:
     given = ["--lora_path", str(adapter)] if adapter is not None else []
+    given += ["--prefix_path", str(prefix), "--prefix_tuning", "true"] if prefix is not None else []
     arguments = load_arguments("predict", (), ["--model", str(folder), *given, *rest])
     device = device_of(arguments.training.device)
     found, config = chosen_model(arguments)
     if adapter is not None:
         files, config = open_adapter(found.architecture, config, adapter)
         files.reader.close()
+    if prefix is not None:
+        with PrefixFiles(prefix, found.architecture.pipe_layers(config), config) as own:
+            arguments = arguments.replace(num_prefix_tokens=own.spec.tokens)
     ids = _read_ids(ids_path)
     wrong = int(ids.max()) if ids.max() >= config.vocab_size else int(ids.min())
     if not 0 <= wrong < config.vocab_size:

@@ -28,6 +28,8 @@ __all__ = ["command"]
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
 @click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
               help="Adapter of the model in PATH: a LoRA checkpoint, or PEFT's or PaddleNLP's folder.")  # fmt: skip
+@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
+              help="Prefix of the model in PATH: a checkpoint of prefix tuning, or PEFT's folder.")  # fmt: skip
 @click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
               help="Where to run.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
@@ -42,13 +44,14 @@ def command(
     seed: int,
     tokenizer: Path | None,
     lora_path: Path | None,
+    prefix_path: Path | None,
     device: str,
     dtype: str,
 ) -> None:
     """Continue a text with the model in PATH.
 
-    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. A LoRA run's
-    checkpoint knows its base model.
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. The
+    checkpoint of a LoRA or prefix run knows its base model.
 
     \b
       zoo sample ./output --prompt "In the beginning"
@@ -67,7 +70,7 @@ def command(
     from zoo_core.generate.model import load_model
 
     adapters = {"adapter": lora_path} if lora_path is not None else None
-    model = load_model(path, tokenizer, device, dtype, adapters)
+    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
     pieces = model.sample(prompt, max_new_tokens, sampling, seed)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
     click.echo(prompt + first, nl=False)

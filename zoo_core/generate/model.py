@@ -14,16 +14,19 @@ import numpy as np
 
 from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.config import ModelConfig
+from zoo_core.engine.build import from_both
 from zoo_core.engine.engine import Engine
-from zoo_core.engine.mesh import make_mesh
-from zoo_core.engine.state import check_files
+from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.engine.state import check_files, from_checkpoint
 from zoo_core.engine.switch import AdapterSwitch, with_adapters_to_switch
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.choice import Sampling
 from zoo_core.generate.decoding import Logits, decode
 from zoo_core.generate.stream import TextStream
 from zoo_core.peft.files import adapter_folder, base_and_adapter, fused_table, open_adapter
+from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
 from zoo_core.plan import Request, compose
+from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Architecture, find
 from zoo_core.tokenizers import Tokenizer
 from zoo_ops import Cache
@@ -57,6 +60,13 @@ class TextModel:
         """
         self.adapters.use(adapter)
 
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text: behind a prefix, fewer where positions were learned."""
+        if self.engine.prefix is None or not self.config.learned_positions:
+            return self.config.max_position_embeddings
+        return room_for_samples(self.config, self.engine.prefix.tokens)
+
     def encode(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, with what the family adds by itself; an empty one is bos, or eos where there is
         no bos.
@@ -77,10 +87,10 @@ class TextModel:
                 f"it gives the id {max(ids)}; the model has a vocabulary of {config.vocab_size}",
                 "name the tokenizer that the model was trained with",
             )
-        if len(ids) >= config.max_position_embeddings:
+        if len(ids) >= self.context:
             raise ConfigError(
                 f"the prompt has {len(ids)} tokens",
-                f"the model's context is {config.max_position_embeddings}, the new tokens included",
+                f"the model's context is {self.context}, the new tokens included",
                 "give a shorter prompt",
             )
         return ids
@@ -115,7 +125,7 @@ class TextModel:
             ConfigError: the prompt does not fit.
         """
         ids = self.encode(prompt)
-        new = min(max_new_tokens, self.config.max_position_embeddings - len(ids))
+        new = min(max_new_tokens, self.context - len(ids))
         stream = TextStream(self.tokenizer, tuple(ids))
         chosen = sampling or Sampling(temperature=0.0)
         vocab_size = min(self.config.vocab_size, self.tokenizer.vocab_size)
@@ -133,6 +143,7 @@ def load_model(
     device: str = "cpu",
     dtype: str = "float32",
     adapters: Mapping[str, str | Path] | None = None,
+    prefix: str | Path | None = None,
 ) -> TextModel:
     """Load a model for generation.
 
@@ -144,15 +155,19 @@ def load_model(
         dtype: of the weights; on CPU "float32".
         adapters: folders of adapters of this model, by the names that `TextModel.use` takes; the first is in use. By
             default, where `path` is itself an adapter whose base is known, that one.
+        prefix: folder of a prefix of this model, likewise; not together with adapters.
 
     Raises:
+        ConfigError: adapters and a prefix are named.
         CheckpointError: no weights there, or they do not fit `config.json`; names the tensor.
         TokenizerError: no tokenizer there.
         UnknownModelError: no installed plugin has this architecture.
     """
+    if adapters and prefix:
+        raise ConfigError("an adapter and a prefix are named", "a model runs with one or the other", "leave one out")
     own: dict[str, Path] = {name: adapter_folder(at) for name, at in (adapters or {}).items()}
-    base: str | Path = path
-    if not own:
+    base, before = base_and_prefix(path, prefix) if not own else (path, None)
+    if not own and before is None:
         base, adapter = base_and_adapter(path)
         own = {"adapter": adapter} if adapter is not None else {}
     folder = find_weights(str(base), base if Path(base).is_dir() else None)
@@ -163,10 +178,24 @@ def load_model(
     table = found.architecture.table(config)
     with Reader(folder, table, fused_table(found.architecture, config)) as reader:
         reader.check()
-        engine, switch = with_adapters_to_switch(mesh, found.architecture, config, reader, own, dtype)
+        if before is None:
+            engine, switch = with_adapters_to_switch(mesh, found.architecture, config, reader, own, dtype)
+        else:
+            engine = _prefixed(mesh, found.architecture, config, reader, before, dtype)
+            switch = AdapterSwitch(engine, {}, table, dtype)
     switch.use(next(iter(own), ""))
-    places = (*own.values(), folder) if tokenizer is None else (tokenizer,)
+    beside = own.values() if before is None else (before,)
+    places = (*beside, folder) if tokenizer is None else (tokenizer,)
     return TextModel(config, engine, _tokenizer(found.architecture, config, places, tokenizer is None), folder, switch)
+
+
+def _prefixed(
+    mesh: Mesh, architecture: Architecture, config: ModelConfig, reader: Reader, folder: Path, dtype: str
+) -> Engine:
+    """Build a model that is only run, behind the prefix in a folder."""
+    with PrefixFiles(folder, architecture.pipe_layers(config), config) as files:
+        source = from_both(from_checkpoint(reader, mesh, dtype), files.source(dtype=dtype))
+        return Engine(mesh, architecture, config, source, dtype, prefix=files.spec)
 
 
 def _as_adapted(architecture: Architecture, config: ModelConfig, adapters: Mapping[str, Path]) -> ModelConfig:

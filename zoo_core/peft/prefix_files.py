@@ -27,7 +27,7 @@ from zoo_core.layout import Replicate, Rule, split
 from zoo_core.peft.prefix import SHARED, PrefixSpec, attention_names, prefix_rows
 from zoo_core.pipeline import PipeLayer
 
-__all__ = ["PrefixFiles", "peft_objection", "prefix_folder", "prefix_spec", "write_peft_prefix"]
+__all__ = ["PrefixFiles", "base_and_prefix", "peft_objection", "prefix_folder", "prefix_spec", "write_peft_prefix"]
 
 _CONFIG, _GROUP, _TENSOR = "adapter_config.json", "adapter_model", "prompt_embeddings"
 
@@ -65,6 +65,33 @@ def prefix_folder(path: str | Path) -> Path:
         f"it has neither {_CONFIG} of PEFT's PREFIX_TUNING nor checkpoints of prefix tuning",
         "give the folder of a prefix, or the output folder of a run of prefix tuning",
     )
+
+
+def base_and_prefix(path: str | Path, prefix_path: str | Path | None = None) -> tuple[Path, Path | None]:
+    """Return what holds the model, and the folder of its prefix, if it has one.
+
+    Args:
+        path: a model, or a prefix, which knows its base.
+        prefix_path: the prefix, where `path` is the model.
+
+    Raises:
+        CheckpointError: there is no prefix in `prefix_path`, or the base of the one in `path` is gone.
+    """
+    if prefix_path:
+        return Path(path), prefix_folder(prefix_path)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not _kind(folder) and not (folder / "config.json").is_file():
+        folder = latest_checkpoint(folder) or folder
+    if not folder.is_dir() or not _kind(folder) or list(folder.glob("model*.safetensors")):
+        return Path(path), None
+    base = prefix_spec(folder).base
+    if not base or not Path(base).is_dir():
+        raise CheckpointError(
+            f"{path} is a prefix, and its base model is not there",
+            f"it was trained on {base or 'a model that it does not name'}",
+            f"give the base model, and --prefix_path {path}",
+        )
+    return Path(base), folder
 
 
 def prefix_spec(folder: Path) -> PrefixSpec:

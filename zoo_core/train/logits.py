@@ -27,6 +27,7 @@ from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import ZooError
 from zoo_core.peft.files import AdapterFiles, adapter_folder
+from zoo_core.peft.prefix_files import PrefixFiles, prefix_folder
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.log import set_up_logging
@@ -56,7 +57,7 @@ def write_logits(
     assert found.path is not None
     chosen = precision(arguments, plan.device)
     states.check_files(found.path, mesh, states=False)
-    table, lora = found.architecture.table(config), None
+    table, lora, prefix = found.architecture.table(config), None, None
     with ExitStack() as opened:
         reader = opened.enter_context(Reader(found.path, table, other_fusing(found, config)))
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
@@ -64,9 +65,14 @@ def write_logits(
             files = opened.enter_context(AdapterFiles(adapter_folder(arguments.finetune.lora_path), table))
             source = from_both(source, files.source(plan.tensor, mesh.place.tensor, chosen.dtype))
             lora = files.spec
+        elif arguments.finetune.prefix_path:
+            folder = prefix_folder(arguments.finetune.prefix_path)
+            before = opened.enter_context(PrefixFiles(folder, found.architecture.pipe_layers(config), config))
+            source = from_both(source, before.source(plan.tensor, mesh.place.tensor, chosen.dtype))
+            prefix = before.spec
         engine = Engine(
             mesh, found.architecture, config, source, chosen.dtype, None, chosen_kernels(arguments, plan),
-            gather_logits=True, lora=lora,
+            gather_logits=True, lora=lora, prefix=prefix,
         )  # fmt: skip
     shape = (*ids_BS.shape, config.vocab_size)
     with _shared_file(mesh, out, shape) as (file, start):
