@@ -36,7 +36,7 @@ def tune(nursery, tuning_data, tmp_path):
         words += ["--output_dir", str(tmp_path / name), "--disable_tqdm", "true", "--report_to", "none"]
         words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--save_strategy", "no", "--max_length", "48"]
         words += ["--nproc", str(world)] if world > 1 else []
-        told = nursery.run([*words, *more], world)
+        told = nursery.run([*words, *more], world, limit=900)
         assert told["statuses"] == [0] * world, nursery.log()
         return tmp_path / name
 
