@@ -190,11 +190,13 @@ def ranks_table(ranked: Sequence[Ranked]) -> str:
 def memory_table(made: Prediction) -> str:
     """Return a table of what a rank of each stage holds, in MB."""
     parts = [*PARTS, *(["process"] if any(stage.process for stage in made.stages) else [])]
-    rows = [
-        (str(stage.stage), *(f"{getattr(stage, part) / MB:.0f}" for part in parts), f"{stage.total / MB:.0f}")
-        for stage in made.stages
-    ]
-    return table(("STAGE", *(part.upper() for part in parts), "TOTAL MB"), rows, right=range(len(parts) + 2))
+    later = any(stage.later for stage in made.stages)  # gradients that take the place of activations
+    rows = []
+    for stage in made.stages:
+        sizes = [getattr(stage, part) for part in parts] + ([-stage.later] if later else []) + [stage.total]
+        rows.append((str(stage.stage), *(f"{size / MB:.0f}" for size in sizes)))
+    head = ("STAGE", *(part.upper() for part in parts), *(("LATER",) if later else ()), "TOTAL MB")
+    return table(head, rows, right=range(len(head)))
 
 
 def speed_lines(made: Prediction) -> str:

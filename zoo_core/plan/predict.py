@@ -72,6 +72,7 @@ class Prediction:
                     "memory_mb": round(stage.total / MB, 1),
                     **{f"{part}_mb": round(getattr(stage, part) / MB, 1) for part in PARTS},
                     **({"process_mb": round(stage.process / MB, 1)} if stage.process else {}),
+                    **({"gradients_later_mb": round(stage.later / MB, 1)} if stage.later else {}),
                     "weights_bytes": stage.weights,
                     "gradients_bytes": stage.gradients,
                     "optimizer_bytes": stage.optimizer,
