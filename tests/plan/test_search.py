@@ -169,6 +169,17 @@ def test_published_runs_are_shown(capsys):
     assert all(abs(row["memory_error"]) < 0.05 and abs(row["speed_error"]) < 0.1 for row in rows)
 
 
+def test_processes_of_a_machine_are_those_of_the_world(capsys):
+    words = ("plan", "qwen/qwen-7b", "--scale", "tiny", "--tp", "2", "--json")
+    _, eight, _ = zoo(capsys, *words, "--world", "8")
+    _, out, _ = zoo(capsys, *words, "--nproc", "8")
+    assert out == eight and json.loads(out)["plans"][0]["world"] == 8
+    _, out, _ = zoo(capsys, *words, "--nproc", "4", "--nnodes", "2")
+    assert json.loads(out)["plans"][0]["world"] == 8
+    status, _, err = zoo(capsys, *words, "--nproc", "4", "--world", "8")
+    assert status == 2 and "--world 8, and --nproc 4 on 1 machine" in err
+
+
 def test_memory_that_is_all_reserve(capsys):
     status, _, err = zoo(capsys, "plan", "llama-7b", "--world", "8", "--memory", "3G")
     assert status == 2 and "leaves nothing" in err

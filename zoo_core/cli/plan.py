@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from zoo_core.arguments import load_arguments
+from zoo_core.arguments import Arguments, load_arguments
 from zoo_core.cli._names import argument_flags, model_names
 from zoo_core.cli._plan import plan_dict, rank_table, stage_table
 from zoo_core.cli._predict import (
@@ -107,6 +107,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     arguments = load_arguments(task or "pretrain", (), [*(["--model", model] if model else []), *rest])
     found, config = chosen_model(arguments)
     nodes = arguments.launch.nnodes
+    world = _world(world, arguments)
     aim = aim_at(arguments, found, config, device, memory, _count(world) // nodes)
     request = from_arguments(arguments, _count(world), aim.device.device)
     free = free_of(arguments, request)
@@ -224,6 +225,26 @@ def _published(as_json: bool) -> int:
 def _head(plan: Plan, size: str, scale: str | None) -> str:
     blocks = sum(plan.blocks)
     return f"model      {plan.model}{f' at scale {scale}' if scale else ''}, {size} parameters, {blocks} blocks"
+
+
+def _world(world: str | None, arguments: Arguments) -> str | None:
+    """The processes over all machines: as `--world` has them, or as `--nproc` or `--devices` have those of a machine.
+
+    Raises:
+        ConfigError: both are given and differ.
+    """
+    launch = arguments.launch
+    local = launch.nproc or len(launch.devices)
+    if not local:
+        return world
+    total = local * launch.nnodes
+    if world is not None and _count(world) != total:
+        raise ConfigError(
+            f"--world {world}, and --nproc {local} on {launch.nnodes} machine{'s' if launch.nnodes > 1 else ''}",
+            f"the second is {total} processes in all",
+            "give one of them: --world counts the processes of all machines, --nproc those of one",
+        )
+    return str(total)
 
 
 def _count(world: str | None) -> int:
