@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +48,35 @@ class Author:
         for project in (ROOT, ROOT / "ops"):
             build(project, self.folder / "dist")
         self.there = wheels.Environment(folder / "environment", self.folder / "dist")
-        self.there.install("zoo-core[cpu,testing]")
+        self._link_dependencies()
+        self.install("zoo-ops", "zoo-core")
         guide.write(self.folder)
         for project in ("zoo-mynah", "calm"):
             build(self.folder / project, self.folder / "dist")
-        self.there.install("zoo-mynah")
+        self.install("zoo-mynah")
         self.core = self.core_digest()
         self.said = {}
 
+    @property
+    def site(self):
+        (found,) = (self.folder.parent / "environment").glob("lib/python*/site-packages")
+        return found
+
+    def _link_dependencies(self):
+        """Paddle and what else does not come from here, as this environment has it: it takes minutes to install."""
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            ours = path.suffix == ".pth" or "zoo" in path.name
+            if not ours and not (self.site / path.name).exists():
+                (self.site / path.name).symlink_to(path)
+
+    def install(self, *names):
+        """Install wheels of the folder; their dependencies are there."""
+        self.there.pip("install", "--no-index", "--no-deps", "--find-links", self.folder / "dist", *names)
+
     def core_digest(self):
         """A digest of the installed core."""
-        (place,) = (self.folder.parent / "environment").glob("lib/python*/site-packages")
         found = hashlib.sha256()
-        for path in sorted([*(place / "zoo_core").rglob("*.py"), *(place / "zoo_ops").rglob("*.py")]):
+        for path in sorted([*(self.site / "zoo_core").rglob("*.py"), *(self.site / "zoo_ops").rglob("*.py")]):
             found.update(path.read_bytes())
         return found.hexdigest()
 
@@ -124,7 +141,7 @@ def test_it_writes_text_from_a_checkpoint_and_from_what_was_converted(author):
 def test_a_wrapper_comes_and_goes(author):
     """The guide's second plugin changes where a run starts, and only while it is installed."""
     words = ("run", "pretrain", "pretrain.yaml", "--max_steps", "1", "--save_strategy", "no", "--output_dir")
-    author.there.install("zoo-calm-mynah")
+    author.install("zoo-calm-mynah")
     assert "broken" not in author.zoo("plugins")
     author.zoo(*words, "calm-out")
     author.there.pip("uninstall", "zoo-calm-mynah")
@@ -140,5 +157,7 @@ def test_new_plugin_comes_with_the_wheel(author):
     assert (author.folder / "mine" / "zoo-wren" / "tests" / "test_conformance.py").is_file()
 
 
-def test_the_core_is_as_it_was(author):
+def test_the_core_is_the_wheels_and_as_it_was(author):
     assert author.core_digest() == author.core
+    code = "import zoo_core, zoo_mynah, zoo_ops; print(zoo_core.__file__, zoo_mynah.__file__, zoo_ops.__file__)"
+    assert wheels.run(author.there.python, "-I", "-c", code).count(str(author.site)) == 3

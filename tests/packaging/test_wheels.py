@@ -77,12 +77,15 @@ def test_what_the_wheels_say(metadata):
         needed = [line for line in said.get_all("Requires-Dist") if "extra ==" not in line]
         assert not any(line.startswith("paddlepaddle") for line in needed), "Paddle is an extra: its kinds differ"
         assert all(file.startswith((f"{name}/", f"{name}-")) for file in files)
-        assert not any("/tests/" in file or file.endswith(".safetensors") for file in files)
+        own = [file for file in files if not file.startswith("zoo_core/templates/")]
+        assert not any("/tests/" in file or file.endswith(".safetensors") for file in own)
 
 
 def test_what_the_core_brings_along(metadata):
     said, files = metadata["zoo_core"]
     assert {"zoo_core/py.typed", "zoo_core/data/corpus/tang300.txt", "zoo_core/data/corpus/ORIGIN.md"} <= set(files)
+    template = {file.partition("zoo-mynah/")[2] for file in files if file.startswith("zoo_core/templates/plugin/")}
+    assert {"pyproject.toml", "README.md", "zoo_mynah/modeling.py", "tests/test_conformance.py"} <= template
     extras = [line for line in said.get_all("Requires-Dist") if "extra == 'cpu'" in line]
     assert any(line.startswith("paddlepaddle<3.4,>=3.3.1") for line in extras)
     assert any("numpy<2.4" in line for line in said.get_all("Requires-Dist"))
