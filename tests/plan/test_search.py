@@ -210,6 +210,13 @@ def test_what_does_not_fit_is_explained(capsys):
     assert "sharding stage1: memory (framework)" in out and "MB a rank, and there are 27648" in out
 
 
+def test_other_degrees_are_named_where_they_help(capsys):
+    _, out, _ = zoo(capsys, "plan", "facebook/opt-125m", "--world", "2", "--max_seq_length", "4096", "--explain")
+    assert "possible with: a shorter max_seq_length\n" in out and "on these processes\n" not in out
+    _, out, _ = zoo(capsys, "plan", "qwen/qwen-7b", "--world", "8", "--tp", "3", "--explain")
+    assert "tp 1, 2, 4, 8 on these processes" in out
+
+
 def test_a_plugin_s_refusal_is_called_its_own(fake_family):
     from zoo_core.capabilities import Support
     from zoo_core.registry import Registry

@@ -36,6 +36,12 @@ _REMEDY = {
     "the family combines them": "one of the two without the other",
 }
 
+_OF_DEGREES = (
+    "heads divide", "key/value heads divide or copy", "parameters split", "a block for every chunk", "experts divide",
+    "degrees fill the world",
+)  # fmt: skip
+"""Rules that another degree of the same axis may keep: those that do are named."""
+
 
 @dataclass(frozen=True)
 class Rejection:
@@ -119,7 +125,7 @@ def rejections(request: Request, model: ModelFacts, limit: int, found: Search | 
             refused.append(Rejection(degree, rule.name, _owner(rule, model), why, remedy))
     for place, one in enumerate(refused):
         axis = one.degree.partition(" ")[0]
-        if axis in ("tp", "pp", "ep") and one.owner == "framework":
+        if axis in ("tp", "pp", "ep") and one.rule in _OF_DEGREES:
             legal = f"{axis} {', '.join(['1', *possible.get(axis, [])])} on these processes"
             refused[place] = replace(one, remedy=f"{one.remedy}: {legal}" if one.remedy else legal)
     if found is not None:
