@@ -134,6 +134,7 @@ def main() -> None:
     quiet_environment(os.environ)
     import_paddle("cpu")
     import zoo_core.cli.run
+    import zoo_core.train.dpo
     import zoo_core.train.pretrain
     import zoo_core.train.sft  # noqa: F401  all of it now: files that change while a long test runs do not matter
 

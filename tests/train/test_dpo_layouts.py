@@ -1,0 +1,108 @@
+"""Preference optimisation under plans: the same losses, rewards and gradient norms as one process, by the command."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STEPS = 20
+LAYOUTS = {
+    "single": (1, "--per_device_train_batch_size 4"),
+    "tp2": (2, "--tp 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 2"),
+    "tp2+sp": (2, "--tp 2 --sequence_parallel --per_device_train_batch_size 2 --gradient_accumulation_steps 2"),
+    "pp2": (2, "--pp 2 --per_device_train_batch_size 1 --gradient_accumulation_steps 4"),
+    "dp2": (2, "--per_device_train_batch_size 2"),
+    "tp2xpp2": (4, "--tp 2 --pp 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 2"),
+    "sharding2": (2, "--sharding stage1 --per_device_train_batch_size 2"),
+    "sharding2-stage2": (2, "--sharding stage2 --per_device_train_batch_size 2"),
+    "sharding2-stage3": (2, "--sharding stage3 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
+    "tp2xsharding2": (4, "--tp 2 --sharding stage1 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
+}
+COLUMNS = (
+    "loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+    "logps/rejected", "nll_loss", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_nll_loss",
+)  # fmt: skip
+MODELS = {"llama": "meta-llama/Meta-Llama-3-8B", "qwen": "qwen/qwen-7b"}
+LORA = ("--lora", "--lora_rank", "4", "--learning_rate", "1e-2")
+
+
+@pytest.fixture(scope="session")
+def pairs(tuning_data) -> Path:
+    """Pairs of answers of unequal length, five words of which are the better ones; in both forms of lines."""
+    dice, better = random.Random(5), "lord light heaven good day".split()
+    worse = "the of and in that he shall unto for I".split()
+    for part, count in (("train", 36), ("dev", 7)):
+        with (tuning_data / f"pairs-{part}.jsonl").open("w", encoding="utf-8") as stream:
+            for number in range(count):
+                chosen, rejected = (" ".join(dice.choices(words, k=dice.randint(1, 6))) for words in (better, worse))
+                prompt = " ".join(dice.choices(worse, k=dice.randint(1, 12)))
+                line = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+                if number % 2:
+                    line = {"src": [prompt], "tgt": [], "response": [rejected, chosen], "sort": [0, 1]}
+                stream.write(json.dumps(line) + "\n")
+    return tuning_data
+
+
+@pytest.fixture
+def prefer(nursery, pairs, tmp_path):
+    """Run preference optimisation in ranks of their own; gives the folder of its results."""
+
+    def run(name: str, model: str, layout: str, *more: str) -> Path:
+        world, flags = LAYOUTS[layout]
+        words = ["run", "dpo", "--model", model, "--scale", "tiny", "--num_hidden_layers", "2", "--device", "cpu"]
+        words += ["--tokenizer", str(pairs / "tokenizer"), "--train_dataset_path", str(pairs / "pairs-train.jsonl")]
+        words += ["--dev_dataset_path", str(pairs / "pairs-dev.jsonl"), "--max_seq_len", "40", "--max_prompt_len", "24"]
+        words += ["--output_dir", str(tmp_path / name), "--disable_tqdm", "true", "--report_to", "none"]
+        words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--beta", "0.3", "--save_strategy", "no"]
+        words += ["--do_eval", "--eval_steps", "10", "--per_device_eval_batch_size", "2"]
+        words += ["--nproc", str(world)] if world > 1 else []
+        told = nursery.run([*words, *flags.split(), *more], world)
+        assert told["statuses"] == [0] * world, nursery.log()
+        return tmp_path / name
+
+    return run
+
+
+def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> None:
+    found = {layout: read_losses(prefer(layout, model, layout, *more)) for layout in ("single", *layouts)}
+    single = found.pop("single")
+    assert len(single) == STEPS and float(single[-1]["loss"]) < float(single[0]["loss"]) - 0.1
+    for layout, rows in found.items():
+        for column in COLUMNS:
+            values, wanted = ([float(row[column]) for row in part if row[column]] for part in (rows, single))
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {layout}")
+
+
+@pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
+def test_losses_under_plans(prefer, read_losses, more):
+    """What is split and cut at once, and what is sharded; the others are below."""
+    equal(
+        prefer, read_losses, MODELS["llama"], ["tp2xpp2", "sharding2"] if more else ["tp2xpp2", "tp2xsharding2"], *more
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
+@pytest.mark.parametrize("family", MODELS)
+def test_losses_under_all_plans(prefer, read_losses, family, more):
+    equal(prefer, read_losses, MODELS[family], [layout for layout in LAYOUTS if layout != "single"], *more)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["ipo", "orpo", "kto_pair", "dpop"])
+def test_other_losses_under_plans(prefer, read_losses, kind):
+    """kto_pair needs micro batches of one size, from which it estimates."""
+    micro = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps")
+    world = {"single": "2", "tp2": "2", "pp2": "2", "sharding2": "1"}
+    found = {
+        layout: read_losses(prefer(layout, MODELS["llama"], layout, *micro, steps, "--loss_type", kind))
+        for layout, steps in world.items()
+    }
+    for layout, rows in found.items():
+        for column in ("loss", "grad_norm", "rewards/margins"):
+            values, wanted = ([float(row[column]) for row in part] for part in (rows, found["single"]))
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {layout}")
