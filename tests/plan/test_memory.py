@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,30 @@ def test_parameter_counts_are_those_of_the_rows(name):
     if full < 2e11:
         table = architecture.table(config)
         assert full == sum(prod(r.shape) for n, r in table.items() if not r.buffer and r.single == n)
+
+
+def published():
+    """For each model, the elements of all tensors of its published files, from the shapes kept beside the plugins."""
+    found = {}
+    for path in (Path(__file__).parents[2] / "plugins").glob("*/tests/published/*.json"):
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            total = 0
+            for name, shape in entry["tensors"].items():
+                runs = re.findall(r"\{(\d+)-(\d+)\}", name)
+                total += prod(shape) * prod(int(last) - int(first) + 1 for first, last in runs)
+            found |= dict.fromkeys(entry["models"], total)
+    return found
+
+
+def test_parameter_counts_are_those_of_the_published_files():
+    """A file may also hold what is no parameter of its own: copies of a tied one, and buffers."""
+    totals = published()
+    assert len(totals) > 90
+    for name, total in totals.items():
+        architecture, config, counts = model(name)
+        more = [e for e in counts.entries if e.rule.buffer or e.rule.single != e.name]
+        beside = sum(prod(e.rule.shape) * e.times for e in more)
+        assert total in (counts.parameters, counts.parameters + beside), name
 
 
 def test_every_known_family_is_counted():
