@@ -26,6 +26,7 @@ __all__ = [
     "said",
     "unwrap",
     "version_fault",
+    "wrapped",
 ]
 
 HOOKS = ("capabilities", "build_model", "tp_mappings", "pipe_layers", "tokenizer")
@@ -67,6 +68,11 @@ def _wraps(options: dict[str, Any]) -> bool:
 def owns_family(plugin: Any) -> bool:
     """Whether the plugin implements hooks of its own, rather than only wrapping those of others."""
     return any(not _wraps(options) for _, options in _marked(plugin).values())
+
+
+def wrapped(plugin: Any) -> tuple[str, ...]:
+    """The hooks of others that the plugin wraps."""
+    return tuple(options.get("specname") or name for name, (_, options) in _marked(plugin).items() if _wraps(options))
 
 
 def version_fault(plugin: Any) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from zoo_core import _contract
 from zoo_core._architecture import Architecture
 from zoo_core.capabilities import Capabilities
 
-__all__ = ["ENTRY_POINT_GROUP", "BrokenPlugin", "Candidate", "Intake", "installed"]
+__all__ = ["ENTRY_POINT_GROUP", "BrokenPlugin", "Candidate", "Intake", "Wrapper", "installed"]
 
 ENTRY_POINT_GROUP = "zoo"
 
@@ -34,6 +34,22 @@ class BrokenPlugin:
     reason: str
     todo: str
     claims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A plugin without a family of its own, which changes what others answer.
+
+    Args:
+        name: its entry-point name.
+        distribution, version: of the installed package it came from.
+        hooks: the hooks that it wraps.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    hooks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,10 @@ def installed() -> list[Candidate]:
 
 
 class Intake:
-    """Plugins on their way in: `architectures` are the families that can be used, `broken` what was kept out."""
+    """Plugins on their way in: `architectures` are the families that can be used, `broken` what was kept out.
+
+    `wrappers` are the plugins that only wrap the hooks of others.
+    """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.broken: list[BrokenPlugin] = []
@@ -85,6 +104,12 @@ class Intake:
         accepted = [candidate for candidate in candidates if self._accept(candidate)]
         asked = [pair for candidate in accepted if (pair := self._architecture(candidate, accepted))]
         self.architectures = self._without_clashes(asked)
+        out = {broken.name for broken in self.broken}
+        self.wrappers = [
+            Wrapper(c.name, c.distribution, c.version, _contract.wrapped(c.plugin))
+            for c in accepted
+            if c.name not in out and not _contract.owns_family(c.plugin)
+        ]
 
     def _reject(self, candidate: Candidate, reason: str, todo: str = "", claims: Sequence[str] = ()) -> None:
         if not todo:

@@ -15,13 +15,13 @@ from typing import Any
 
 from zoo_core import _contract
 from zoo_core._architecture import Architecture
-from zoo_core._intake import ENTRY_POINT_GROUP, BrokenPlugin, Candidate, Intake, installed
+from zoo_core._intake import ENTRY_POINT_GROUP, BrokenPlugin, Candidate, Intake, Wrapper, installed
 from zoo_core.capabilities import ModelEntry
 from zoo_core.config import ModelConfig
 from zoo_core.errors import ConfigError, PluginError, UnknownModelError, nearest
 from zoo_core.known import KNOWN, KnownFamily
 
-__all__ = ["ENTRY_POINT_GROUP", "Architecture", "BrokenPlugin", "Found", "Registry", "find", "registry"]
+__all__ = ["ENTRY_POINT_GROUP", "Architecture", "BrokenPlugin", "Found", "Registry", "Wrapper", "find", "registry"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Registry:
         given = None if plugins is None else [Candidate(name, "", "", plugin) for name, plugin in plugins.items()]
         intake = Intake(installed() if given is None else given)
         self._broken, self._architectures = tuple(intake.broken), tuple(intake.architectures)
+        self._wrappers = tuple(intake.wrappers)
         self._by_name = {
             entry.name.casefold(): (architecture, entry)
             for architecture in self._architectures
@@ -72,6 +73,11 @@ class Registry:
     def broken(self) -> tuple[BrokenPlugin, ...]:
         """The plugins that were kept out, and why."""
         return self._broken
+
+    @property
+    def wrappers(self) -> tuple[Wrapper, ...]:
+        """The plugins that own no family and wrap the hooks of others."""
+        return self._wrappers
 
     @property
     def models(self) -> tuple[tuple[Architecture, ModelEntry], ...]:

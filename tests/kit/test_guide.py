@@ -78,7 +78,10 @@ def test_another_plugin_changes_what_it_answers(installed):
     ((old, new),) = changed
     assert "mynah/mynah-160m o_proj" in old
     assert float(new.split()[-1]) == pytest.approx(float(old.split()[-1]) / 8**0.5, rel=0.02)
-    assert "broken" not in site.zoo("plugins")
+    said = site.zoo("plugins")
+    assert "broken" not in said
+    (listed,) = (line.split() for line in said.splitlines() if line.startswith("calm_mynah "))
+    assert listed == ["calm_mynah", "zoo-calm-mynah", "0.1.0", "wraps", "tp_mappings"]
 
 
 @pytest.mark.parametrize("message", ["it looks like Row", "has no row in the table; add a row for", "did you mean"])

@@ -142,12 +142,11 @@ def test_a_wrapper_comes_and_goes(author):
     """The guide's second plugin changes where a run starts, and only while it is installed."""
     words = ("run", "pretrain", "pretrain.yaml", "--max_steps", "1", "--save_strategy", "no", "--output_dir")
     author.install("zoo-calm-mynah")
-    assert "broken" not in author.zoo("plugins")
     author.zoo(*words, "calm-out")
+    assert "wraps tp_mappings" in author.zoo("plugins")
     author.there.pip("uninstall", "zoo-calm-mynah")
-    author.zoo(*words, "plain-out")
+    assert "wraps" not in author.zoo("plugins")
     first = author.losses("one")[0]
-    assert author.losses("plain-out")[0] == pytest.approx(first, abs=1e-6)
     assert abs(author.losses("calm-out")[0] - first) > 1e-4
 
 

@@ -137,6 +137,10 @@ def _show(as_json: bool) -> None:
                     }
                     for a in found.architectures
                 ],
+                "wrappers": [
+                    {"name": w.name, "distribution": w.distribution, "version": w.version, "wraps": list(w.hooks)}
+                    for w in found.wrappers
+                ],
                 "broken": [
                     {"name": b.name, "distribution": b.distribution, "reason": b.reason, "todo": b.todo}
                     for b in found.broken
@@ -144,13 +148,14 @@ def _show(as_json: bool) -> None:
             }
         )
         return
-    if not found.architectures and not found.broken:
+    if not found.architectures and not found.broken and not found.wrappers:
         print("no plugin is installed; pip install zoo-llama, say")
         return
     rows = [
         (a.name, a.distribution, a.version, a.family, str(len(a.capabilities.models)), "ok")
         for a in found.architectures
     ]
+    rows += [(w.name, w.distribution, w.version, "", "", f"wraps {', '.join(w.hooks)}") for w in found.wrappers]
     rows += [(b.name, b.distribution, "", "", "", "broken") for b in found.broken]
     print(table(("PLUGIN", "PACKAGE", "VERSION", "FAMILY", "MODELS", "STATE"), rows, right=(4,)))
     for b in found.broken:
