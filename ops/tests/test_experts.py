@@ -86,6 +86,22 @@ def test_experts_without_tokens_have_a_zero_gradient():
         assert (np.abs(gradient).max() > 0) == (number == 2)
 
 
+def test_gradients_come_in_one_order_whichever_experts_are_idle():
+    """Sharding stages 2 and 3 reduce each gradient as it comes: ranks of another order would wait for each other."""
+
+    def order_of(tokens):
+        block, came = Block(), []
+        for name, parameter in block.named_parameters():
+            parameter._register_backward_hook(lambda name=name: came.append(name))
+        x = paddle.to_tensor(np.random.default_rng(0).standard_normal((1, tokens, H)).astype("float32"))
+        moe(x, block.gate, block.experts, block.shared).sum().backward()
+        return came, len({expert for row in block.gate(x[0])[1].tolist() for expert in row})
+
+    (few, used), (many, all_used) = order_of(1), order_of(200)
+    assert used < E == all_used
+    assert len(few) == len(list(Block().parameters())) and few == many
+
+
 def test_bias_rises_for_idle_experts_and_falls_for_busy_ones():
     block = Block(experts=4, top_k=1, balance_rate=0.25)
     block.gate.e_score_correction_bias.set_value(np.array([0, 5, 0, 0], "float32"))

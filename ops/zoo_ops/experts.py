@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -167,14 +168,37 @@ def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None) -> 
     flat = experts_TK.flatten()
     order = paddle.argsort(flat, stable=True)
     counts_E = paddle.bincount(flat, minlength=gate.weight.shape[0])
+    order, back, counts_E = _without_idle(order, paddle.argsort(order), counts_E)
     rows_RH = paddle.gather(x_TH, order // K)
     out_RH = _spread(rows_RH, counts_E, experts)
     out_RH = out_RH * paddle.gather(weights_TK.flatten(), order).unsqueeze(-1).astype(out_RH.dtype)
-    back = paddle.argsort(order)
     out_TH = paddle.gather(out_RH, back).reshape([T, K, -1]).sum(axis=1)
     if shared is not None:
         out_TH = out_TH + _inside(shared, x_TH)
     return parallel.leave(out_TH.reshape(whole_BSH.shape))
+
+
+def _without_idle(order: Tensor, back: Tensor, counts_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give experts without rows the first token, so that they are in the graph as the others are; nobody reads it.
+
+    Sharding stages 2 and 3 reduce gradients in the order in which they come, which must be that of every other rank,
+    and it follows from the graph. Those stages do not combine with the expert axis, where `_run` cuts a row off.
+
+    Args:
+        order: for each row, its (token, choice); rows are ordered by expert.
+        back: for each (token, choice), its row.
+        counts_E: rows of each expert.
+    """
+    if parallel.expert_axis().degree > 1 or not (paddle.is_grad_enabled() or parallel.gathers_weights()):
+        return order, back, counts_E
+    counts = counts_E.numpy()
+    if counts.all():
+        return order, back, counts_E
+    starts = np.cumsum(counts) - counts
+    made = np.insert(order.numpy(), starts[counts == 0], 0)
+    # a row moves down by as many idle experts as come before it
+    moved = back.numpy() + np.searchsorted(starts[counts == 0], back.numpy(), side="right")
+    return paddle.to_tensor(made), paddle.to_tensor(moved), paddle.to_tensor(np.maximum(counts, 1))
 
 
 def _spread(rows_RH: Tensor, counts_E: Tensor, experts: nn.LayerList) -> Tensor:
