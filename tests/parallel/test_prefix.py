@@ -15,13 +15,14 @@ import pytest
 from parallel_cases import TOLERANCE
 from parallel_jobs import Results, tensors
 
+from zoo_core.registry import registry
+
 STEPS, WEIGHT_STEPS, HALFWAY = 20, 3, 10
 PREFIX, PROJECTED = {"tokens": 5}, {"tokens": 5, "hidden": 24}
 
 QUICK = {
     "llama": ("tp2+sp", "sharding2-stage2"),
     "llama*": ("tp2+sp",),
-    "gpt3-fused": ("tp2",),
     "deepseek_v3": ("tp2+sp",),
     "chatglm2": ("tp2",),
 }
@@ -29,8 +30,11 @@ QUICK = {
 SOAK = {
     "llama": ("tp2", "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp4+sp", "tp2xsharding2-stage2"),
     "llama*": ("dp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp4", "tp2xsharding2-stage3"),
-    "gpt3-fused": ("tp2+sp", "dp2", "sharding2-stage2"),
-    "bloom": ("tp2", "tp2+sp"),
+    "gpt3-fused": ("tp2", "tp2+sp", "dp2", "sharding2-stage2"),
+    "bloom": ("tp2", "tp2+sp", "dp2"),
+    "baichuan": ("tp2",),
+    "opt": ("tp2",),
+    "qwen": ("tp2+sp",),
     "deepseek_v3": ("tp2", "dp2", "sharding2-stage2", "sharding2-stage3", "ep2xtp2"),
     "deepseek_v3*": ("tp2+sp",),
     "chatglm": ("tp2",),
@@ -98,7 +102,9 @@ def marked() -> list[Any]:
 
 
 @pytest.mark.parametrize(("model", "layout"), marked())
-def test_equals_the_single_process(tuned, model, layout):
+def test_equals_the_single_process(tuned, model, layout, zoo_evidence):
+    name = cases.MODELS[model.removesuffix("*")][0]
+    zoo_evidence(registry().find(name).architecture.family, "prefix_tuning", tier="T2", model=name)
     single = np.array(tuned.of(name_of(model, "single"))["steps"]["steps"])
     found = np.array(tuned.of(name_of(model, layout))["steps"]["steps"])
     assert found.shape == single.shape == (STEPS, 3)
