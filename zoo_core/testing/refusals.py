@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from zoo_core.capabilities import CELLS
+from zoo_core.capabilities import CELLS, ModelEntry
 from zoo_core.matrix import Fault, Record, faults, lacking
-from zoo_core.plan import Request, asking_for, facts, judge
+from zoo_core.plan import ModelFacts, asking_for, facts, judge
 from zoo_core.registry import Architecture
 
 __all__ = ["check_matrix", "faults_of"]
@@ -31,33 +31,32 @@ def faults_of(architecture: Architecture, records: Mapping[str, Record] | None =
     """
     found = faults(architecture, records)
     wrong = {fault.cell for fault in found}
-    names = [entry.name for entry in architecture.capabilities.models if entry.cells]
+    differing = [entry for entry in architecture.capabilities.models if entry.cells]
+    models = [_small(architecture, entry) for entry in (*architecture.capabilities.models[:1], *differing)]
     for cell in CELLS:
-        if cell in wrong:
-            continue
-        for model in ("", *names):
-            said = _loose(architecture, cell, model)
-            if said:
-                todo = "declare it, or correct the planner's request for it (zoo_core.plan.asking_for)"
-                found.append(Fault(architecture.family, cell, said, todo))
-                break
+        said = next((why for model in models if (why := _loose(architecture, cell, model))), "")
+        if said and cell not in wrong:
+            todo = "declare it, or correct the planner's request for it (zoo_core.plan.asking_for)"
+            found.append(Fault(architecture.family, cell, said, todo))
     return found
 
 
-def _loose(architecture: Architecture, cell: str, model: str) -> str:
+def _small(architecture: Architecture, entry: ModelEntry) -> ModelFacts:
+    """A named model at scale tiny where there is one, with blocks enough for every request."""
+    tiny = architecture.capabilities.scales.get("tiny", {})
+    return facts(architecture, entry.config.replace(**{**tiny, "num_hidden_layers": 8}), entry.name)
+
+
+def _loose(architecture: Architecture, cell: str, model: ModelFacts) -> str:
     """Why a cell does not stand as the planner judges it; empty when it does."""
-    support = architecture.capabilities.support(cell, model)
+    support = architecture.capabilities.support(cell, model.name)
     state = support.state if support else "untested"
     refuses = bool(lacking(cell)) or state == "refused" or (state == "not applicable" and cell != "flash_attention")
-    entries = {entry.name: entry.config for entry in architecture.capabilities.models}
-    if not entries:
-        return ""
-    name = model or next(iter(entries))
-    model_facts = facts(architecture, entries[name].replace(num_hidden_layers=8), name)
-    request: Request = asking_for(cell)
-    owned = [verdict.why for verdict in judge(request, model_facts) if verdict.rule.name in _OWNED and verdict.why]
+    request = asking_for(cell)
+    owned = [verdict.why for verdict in judge(request, model) if verdict.rule.name in _OWNED and verdict.why]
     if refuses and not any(_names(why, architecture.family, cell) for why in owned):
-        return f"{state if not lacking(cell) else 'refused by the core'}, and the planner takes {request} for {name}"
+        said = "refused by the core" if lacking(cell) else state
+        return f"{said}, and the planner takes {request} for {model.name}"
     if not refuses and owned:
         return f"{state}, and the planner refuses it: {owned[0]}"
     return ""
