@@ -11,13 +11,13 @@ from zoo_ops import set_dropout_state
 from zoo_ops.linear import ColumnLinear, RowLinear, inside, project
 from zoo_ops.lora import LoraColumnLinear, LoraLinear, LoraRowLinear, adapted, lora_reference
 
-B, S, I, O, R = 2, 5, 6, 8, 3
+B, S, IN, OUT, R = 2, 5, 6, 8, 3
 SCALE = 1.5
 
 
 def tensors(seed=0):
     rng = np.random.default_rng(seed)
-    shapes = {"x": [B, S, I], "weight": [I, O], "bias": [O], "A": [I, R], "B": [R, O]}
+    shapes = {"x": [B, S, IN], "weight": [IN, OUT], "bias": [OUT], "A": [IN, R], "B": [R, OUT]}
     made = {name: paddle.to_tensor(rng.standard_normal(shape).astype("float32")) for name, shape in shapes.items()}
     for name in ("x", "A", "B"):
         made[name].stop_gradient = False
@@ -27,7 +27,7 @@ def tensors(seed=0):
 def layer_of(kind, t, dropout=0.0):
     plain = {LoraColumnLinear: ColumnLinear, LoraRowLinear: RowLinear}.get(kind)
     if plain is None:
-        base = nn.Linear(I, O)
+        base = nn.Linear(IN, OUT)
         base._parameters["weight"], base._parameters["bias"] = t["weight"], t["bias"]
     else:
         base = plain(t["weight"], t["bias"])
@@ -76,7 +76,7 @@ def test_projections_and_experts_take_it_as_they_take_the_plain_layer():
     np.testing.assert_array_equal(first.numpy(), second.numpy())
     layer._parameters["bias"] = None
     plain = layer_of(LoraRowLinear, {**t, "bias": None})
-    rows = t["x"].reshape([-1, I])
+    rows = t["x"].reshape([-1, IN])
     np.testing.assert_allclose(inside(layer, rows).numpy(), inside(plain, rows).numpy(), rtol=1e-6)
 
 

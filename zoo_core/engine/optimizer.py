@@ -266,6 +266,7 @@ class Updater:
             self.make_states()  # a checkpoint of this step has them even if no step was taken yet
         if self._mesh.plan.sharding_stage >= 2:
             self._optimizer.clear_grad()
+            self._release_frozen()
             return self.clip.norm
         # gradients are dropped, not zeroed: a parameter without one must not reach the clip
         for held in self._trained.values():
@@ -273,6 +274,23 @@ class Updater:
             if getattr(held.tensor, "main_grad", None) is not None:
                 held.tensor.main_grad = None
         return self.clip.norm
+
+    def _release_frozen(self) -> None:
+        """Give up, under stage 3, the other ranks' parts of weights that are not trained.
+
+        fleet gathers a weight for the backward pass and lets go of it when its gradient was reduced, which never comes
+        here: without this the whole model would stay on every rank from the first step on.
+        """
+        if self._stage3 is None:
+            return
+        from paddle.distributed.fleet.meta_parallel.sharding.group_sharded_stage3 import _release_param
+
+        stage3 = self._stage3
+        for held in self._held.values():
+            tensor = held.tensor
+            if tensor.stop_gradient and getattr(tensor, "status", "") == "all":
+                tensor.use_count = 1
+                _release_param([tensor], stage3._param2buffer, stage3._rank, stage3._task_flow, stage3._offload)
 
     def owns(self, name: str) -> bool:
         """Whether this rank of the sharding axis holds the optimizer states of a parameter (whole or a slice)."""

@@ -73,7 +73,7 @@ class LoraSpec:
         """In what two differ, in words; where the base lies does not count, nor how fast they learn."""
         names = ("rank", "alpha", "targets", "rslora")
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
-        return [f"{name} is {there} there, {here} here" for name, there, here in pairs if there != here]
+        return [f"{name} is {there} there, {here} here" for name, here, there in pairs if there != here]
 
 
 def is_adapter(name: str) -> bool:
