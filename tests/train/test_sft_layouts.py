@@ -69,4 +69,5 @@ def test_packed_losses_under_all_plans(tune, read_losses, family, zoo_evidence):
     zoo_evidence(family, "sft", tier="T2", model=model)
     # stage 2 counts gradients, and an expert that gets no token of a few has none
     layouts = [name for name in LAYOUTS if family != "deepseek_v3" or "stage2" not in name]
-    equals_the_single_process(tune, read_losses, model, layouts)
+    # its router counts the filling of rows, too, so that rows must be as wide without sequence parallelism as with it
+    equals_the_single_process(tune, read_losses, model, layouts, "--pad_to_multiple_of", "2")
