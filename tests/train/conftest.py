@@ -182,3 +182,20 @@ def tuning_data(tmp_path_factory) -> Path:
                 texts = [" ".join(dice.choices(letters, k=dice.randint(1, most))) for most in (12, 6)]
                 stream.write(json.dumps({"src": texts[0], "tgt": texts[1]}) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pairs(tuning_data) -> Path:
+    """Pairs of answers of unequal length, five words of which are the better ones; in both forms of lines."""
+    dice, better = random.Random(5), "lord light heaven good day".split()
+    worse = "the of and in that he shall unto for I".split()
+    for part, count in (("train", 36), ("dev", 7)):
+        with (tuning_data / f"pairs-{part}.jsonl").open("w", encoding="utf-8") as stream:
+            for number in range(count):
+                chosen, rejected = (" ".join(dice.choices(words, k=dice.randint(1, 6))) for words in (better, worse))
+                prompt = " ".join(dice.choices(worse, k=dice.randint(1, 12)))
+                line = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+                if number % 2:
+                    line = {"src": [prompt], "tgt": [], "response": [rejected, chosen], "sort": [0, 1]}
+                stream.write(json.dumps(line) + "\n")
+    return tuning_data

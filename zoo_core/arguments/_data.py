@@ -108,8 +108,9 @@ class DataArguments(Group):
         4096, "Longest prompt and response together (DPO).", unit="tokens", minimum=2, tasks=("dpo",)
     )
     max_prompt_len: int = argument(
-        2048, "What the prompt is cut to where that is too long, before the responses are (DPO).", unit="tokens",
-        minimum=1, tasks=("dpo",),
+        2048, "What the prompt is cut to where that is too long, before the responses are; half of max_seq_len where "
+        "it leaves them no room (DPO).",
+        unit="tokens", minimum=1, tasks=("dpo",),
     )  # fmt: skip
     dataloader_num_workers: int = argument(
         0, "Loader processes for each rank; 0 loads in the training process.", minimum=0

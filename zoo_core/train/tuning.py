@@ -99,7 +99,7 @@ def _check_pairs(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer
     Raises:
         ConfigError, TokenizerError, DataError: as `check_tuning`; or arguments of the loss contradict each other.
     """
-    data, training = arguments.data, arguments.training
+    training = arguments.training
     _check_loss(arguments)
     parts = {}
     for name, wanted in (("train_dataset_path", training.do_train), ("dev_dataset_path", training.do_eval)):
@@ -114,12 +114,6 @@ def _check_pairs(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer
     files = TuningFiles(parts["train_dataset_path"], parts["dev_dataset_path"])
     encoder = pair_encoder_of(arguments, _needed(arguments, tokenizer), config.vocab_size)
     _look(arguments, files, lambda line, place: encoder.encode(parse_pair(line, place), place))
-    if data.max_prompt_len >= data.max_seq_len and "max_prompt_len" in arguments.given:
-        raise ConfigError(
-            f"max_prompt_len {data.max_prompt_len} leaves no room for an answer",
-            f"prompt and answer have {data.max_seq_len} tokens together (max_seq_len)",
-            "lower it, or raise max_seq_len",
-        )
     return files
 
 

@@ -41,7 +41,7 @@ class PairEncoder:
     Args:
         tokenizer: of the model.
         longest: tokens that prompt and answer may have together.
-        longest_prompt: tokens of a prompt that had to be cut.
+        longest_prompt: tokens of a prompt that had to be cut; half of `longest` where it leaves no answer any room.
         form: "chat" or "plain"; `None` chats where the tokenizer can.
         vocab_size: of the model; `None` does not look.
 
@@ -57,7 +57,8 @@ class PairEncoder:
         form: str | None = None,
         vocab_size: int | None = None,
     ) -> None:
-        self.longest, self.longest_prompt = longest, min(longest_prompt, longest - 1)
+        self.longest = longest
+        self.longest_prompt = longest_prompt if longest_prompt < longest else max(longest // 2, 1)
         self.whole = Encoder(tokenizer, Limits(_ANY, None, _ANY), form, vocab_size)
         limits = Limits(self.longest_prompt, longest - self.longest_prompt, longest)
         self._cut = Encoder(tokenizer, limits, self.whole.form, vocab_size)
