@@ -5,8 +5,8 @@
 Needs torch==2.13.0, transformers==5.23.0, peft==0.21.2 (CPU). Each case takes the tiny model of a plugin's golden
 folder and writes a folder with `adapter_config.json` and `adapter_model.safetensors` as PEFT saves them, and
 `golden.safetensors`: `input_ids` int64 [B, S], `logits` [B, S, V], `loss` (mean next-token cross entropy), `grad.NAME`
-of every adapter tensor, and `losses` [STEPS] of AdamW training (learning rate 1e-2, no weight decay) on the same ids; all
-computed in float64 by the reference and rounded to float32. Writes the same bytes again.
+of every adapter tensor, and `losses` [STEPS] of AdamW training (learning rate 1e-2, no weight decay) on the same ids;
+all computed in float64 by the reference and rounded to float32. Writes the same bytes again.
 """
 
 from __future__ import annotations
