@@ -41,7 +41,7 @@ def prefer(nursery, pairs, tmp_path):
         words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--beta", "0.3", "--save_strategy", "no"]
         words += ["--do_eval", "--eval_steps", "10", "--per_device_eval_batch_size", "2"]
         words += ["--nproc", str(world)] if world > 1 else []
-        told = nursery.run([*words, *flags.split(), *more], world)
+        told = nursery.run([*words, *flags.split(), *more], world, limit=600)
         assert told["statuses"] == [0] * world, nursery.log()
         return tmp_path / name
 
