@@ -78,6 +78,11 @@ def test_a_run_resumes_to_the_same_bytes_and_predicts(place):
     own = logits(place, "out")  # the checkpoint knows its base
     np.testing.assert_array_equal(own, logits(place, "base", "--prefix_path", "out/adapter"))
     assert np.abs(own - logits(place, "base")).max() > 1e-3
+    words = ["--model", "base", "--input_dir", "corpus", "--max_seq_length", "12", "--split", "1,0,0"]
+    words += ["--prefix_tuning", "true", "--prefix_path", "out/adapter", "--learning_rate", "0"]
+    words += ["--max_steps", "1", "--output_dir", "more"]
+    assert "a prefix of 3 virtual tokens" in zoo(place, "run", "pretrain", *words)
+    np.testing.assert_array_equal(logits(place, "more"), own)
     said = zoo(place, "logits", "base", "--lora_path", "out", "--ids", "ids.npy", "--out", "x.npy", status=2)
     assert "no adapter in out" in said
     more = ["--model", "base", "--input_dir", "corpus", "--output_dir", "out", "--resume", "--prefix_tuning", "true"]

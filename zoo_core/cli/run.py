@@ -20,6 +20,7 @@ from zoo_core.engine.launch import is_spawned, report_end, report_failure, repor
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import ConfigError, ZooError, nearest
+from zoo_core.peft.prefix_files import prefix_folder, prefix_spec
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
 from zoo_core.plan.hardware import hardware
 from zoo_core.plan.rules import room_for_samples
@@ -118,7 +119,7 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     speaks = not is_spawned() and os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
     if speaks:
         _warn(arguments, device)
-    arguments = arguments.replace(device=device)
+    arguments = _as_prefix_is(arguments.replace(device=device))
     found, config = chosen_model(arguments)
     arguments, shorter = _within_positions(arguments, config)
     rehearsal = arguments.launch.dry_run
@@ -186,6 +187,16 @@ def _device(arguments: Arguments, aimed: _Aimed) -> str:
     if arguments.launch.dry_run and arguments.training.device == "auto" and (aimed.hardware or aimed.memory):
         return hardware(aimed.hardware).device if aimed.hardware else "gpu"
     return device_of(arguments.training.device)
+
+
+def _as_prefix_is(arguments: Arguments) -> Arguments:
+    """Take the length of the prefix that training begins with from its files, unless arguments say it."""
+    wanted = arguments.finetune
+    said = {"num_prefix_tokens", "prefix_projection"} & set(arguments.given)
+    if not (wanted.prefix_tuning and wanted.prefix_path) or said:
+        return arguments
+    there = prefix_spec(prefix_folder(wanted.prefix_path))
+    return arguments.replace(num_prefix_tokens=there.tokens, prefix_projection=there.hidden > 0)
 
 
 def _within_positions(arguments: Arguments, config: ModelConfig) -> tuple[Arguments, str]:
