@@ -96,5 +96,7 @@ def _engine(
         else:
             with Reader(start, table, other_fusing(found, config)) as reader:
                 engine.reference = copy(states.from_checkpoint(reader, mesh, dtype))
-        logger.info("reference  %s", start or f"random, seed {arguments.training.seed}")
+        logger.info("reference  %s, a second copy", start or f"random, seed {arguments.training.seed}")
+    elif has_reference:
+        logger.info("reference  the model without its adapters")
     return engine

@@ -219,7 +219,7 @@ def plot_rewards(table: LossTable, path: Path, title: str) -> None:
                 axes.plot(steps, values, color=color, linestyle="--", marker="o", markersize=4,
                           label=f"{name}, validation")  # fmt: skip
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="best" if axes is above else "lower right")
     above.set_title(title)
     above.set_ylabel("reward (nats times beta)")
     below.set_ylabel("pairs with the chosen answer higher")
