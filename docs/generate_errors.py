@@ -37,6 +37,10 @@ EXAMPLES: dict[str, tuple[str, zoo.Request]] = {
         zoo.Request(world=4, expert=2, sharding_stage=2),
     ),
     "prefix tuning without pipeline": ("qwen/qwen-7b", zoo.Request(world=2, pipeline=2, task="prefix")),
+    "projected prefix without stages 2 and 3": (
+        "qwen/qwen-7b",
+        zoo.Request(world=2, sharding_stage=2, task="prefix", virtual_tokens=128, projects_prefix=True),
+    ),
     "generation-evaluation without pipeline": (
         "qwen/qwen-7b",
         zoo.Request(world=2, pipeline=2, generation_evaluation=True),

@@ -29,7 +29,7 @@ QUICK = {
 """Models, one with * has a projection."""
 SOAK = {
     "llama": ("tp2", "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp4+sp", "tp2xsharding2-stage2"),
-    "llama*": ("dp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp4", "tp2xsharding2-stage3"),
+    "llama*": ("dp2", "sharding2-stage1", "tp4", "tp2xsharding2-stage1"),
     "gpt3-fused": ("tp2", "tp2+sp", "dp2", "sharding2-stage2"),
     "bloom": ("tp2", "tp2+sp", "dp2"),
     "baichuan": ("tp2",),

@@ -171,5 +171,10 @@ def test_plans_leave_room_for_it():
     assert "--num_prefix_tokens" in caught.value.todo
     with pytest.raises(PlanError, match="prefix tuning without pipeline"):
         compose(Request(world=2, pipeline=2, virtual_tokens=8), architecture, config)
+    projected = {"virtual_tokens": 8, "projects_prefix": True, "task": "prefix", "world": 2, "sharding": 2}
+    compose(Request(sharding_stage=1, **projected), architecture, config)
+    for stage in (2, 3):
+        with pytest.raises(PlanError, match="projected prefix without stages 2 and 3"):
+            compose(Request(sharding_stage=stage, **projected), architecture, config)
     architecture, config = tiny("glm")  # its positions are those of the text, with a prefix too
     compose(Request(sequence=config.max_position_embeddings, virtual_tokens=8, task="prefix"), architecture, config)

@@ -68,6 +68,7 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         pipeline_cuts=parallel.pipeline_cuts,
         task=_task(arguments),
         virtual_tokens=_virtual_tokens(arguments),
+        projects_prefix=_virtual_tokens(arguments) > 0 and arguments.finetune.prefix_projection,
         generation_evaluation=arguments.data.eval_with_do_generation,
         flash_attention=arguments.model.use_flash_attention,
         semi_auto=parallel.engine == "auto",

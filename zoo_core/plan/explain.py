@@ -26,6 +26,7 @@ _REMEDY = {
     "experts divide": "an expert degree that divides the experts and the replicas",
     "experts without stages 2 and 3": "sharding stage1, or expert_parallel_degree 1",
     "prefix tuning without pipeline": "pp 1",
+    "projected prefix without stages 2 and 3": "sharding stage1, or prefix_projection false",
     "generation-evaluation without pipeline": "pp 1, or eval_with_do_generation false",
     "degrees fill the world": "degrees whose product divides the number of processes",
     "data-parallel degree agrees": "leaving data_parallel_degree out",

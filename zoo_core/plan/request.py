@@ -39,6 +39,7 @@ class Request:
         pipeline_cuts: block numbers at which the second and later chunks begin; empty cuts evenly.
         task: a task of `zoo_core.arguments` ("pretrain", "sft", "lora", "prefix", ...), or "logits".
         virtual_tokens: length of a prefix that every layer has, 0 without one.
+        projects_prefix: all layers' prefixes are made from one embedding.
         generation_evaluation: evaluation generates text.
         flash_attention: attention by a GPU's flash kernels.
         semi_auto: the semi-automatic engine runs the plan.
@@ -65,6 +66,7 @@ class Request:
     pipeline_cuts: tuple[int, ...] = ()
     task: str = "pretrain"
     virtual_tokens: int = 0
+    projects_prefix: bool = False
     generation_evaluation: bool = False
     flash_attention: bool = False
     semi_auto: bool = False
