@@ -59,15 +59,17 @@ def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> No
 
 
 @pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
-def test_losses_under_plans(prefer, read_losses, more):
+def test_losses_under_plans(prefer, read_losses, more, zoo_evidence):
     """What is split and cut at once, and what is sharded; the others are below."""
+    zoo_evidence("llama", "dpo", tier="T2", model=MODELS["llama"])
     equal(prefer, read_losses, MODELS["llama"], ["tp2xpp2"] if more else ["tp2xpp2", "sharding2"], *more)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
 @pytest.mark.parametrize("family", MODELS)
-def test_losses_under_all_plans(prefer, read_losses, family, more):
+def test_losses_under_all_plans(prefer, read_losses, family, more, zoo_evidence):
+    zoo_evidence(family, "dpo", tier="T2", model=MODELS[family])
     equal(prefer, read_losses, MODELS[family], [layout for layout in LAYOUTS if layout != "single"], *more)
 
 
