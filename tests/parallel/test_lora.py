@@ -15,6 +15,8 @@ import pytest
 from parallel_cases import TOLERANCE
 from parallel_jobs import Results, tensors
 
+from zoo_core.registry import registry
+
 STEPS, WEIGHT_STEPS, HALFWAY = 20, 3, 10
 LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "dropout": 0.1, "plus": 4.0}
 WITH_EXPERTS = {**LORA, "dropout": 0.0}
@@ -35,6 +37,7 @@ SOAK = {
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
     ),
     "bloom": ("tp2", "tp2+sp", "tp2xpp2"),
+    **dict.fromkeys(("qwen", "baichuan", "chatglm", "chatglm2", "opt", "glm"), ("tp2+sp",)),
     "deepseek_v3": (
         "tp2", "tp2+sp", "pp2", "tp2xpp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
         "tp2xsharding2-stage1", "ep2xtp2", "ep2xtp2+sp", "ep2xpp2", "ep2xsharding2-stage1",
@@ -104,7 +107,9 @@ def marked() -> list[Any]:
 
 
 @pytest.mark.parametrize(("model", "layout"), marked())
-def test_equals_the_single_process(adapted, model, layout):
+def test_equals_the_single_process(adapted, model, layout, zoo_evidence):
+    name = cases.MODELS[model][0]
+    zoo_evidence(registry().find(name).architecture.family, "lora", tier="T2", model=name)
     single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])
     found = np.array(adapted.of(name_of(model, layout))["steps"]["steps"])
     assert found.shape == single.shape == (STEPS, 3)
