@@ -19,12 +19,23 @@ from zoo_core.plan import Request, compose  # noqa: E402
 from zoo_core.plan.counts import counted  # noqa: E402
 from zoo_core.plan.memory import owned_elements, predict_memory  # noqa: E402
 from zoo_core.plan.precision import keeping_of, numbers_of  # noqa: E402
+from zoo_core.plan.tuned import tuned_of  # noqa: E402
 from zoo_core.registry import registry  # noqa: E402
 
 MODELS = (
     "facebook/llama-7b", "qwen/qwen-7b", "gpt3-345M", "THUDM/chatglm-6b", "THUDM/chatglm2-6b", "bigscience/bloom-560m",
     "baichuan-inc/Baichuan2-7B-Base", "deepseek-ai/DeepSeek-V3", "facebook/opt-125m", "THUDM/glm-10b",
 )  # fmt: skip
+TUNED = {
+    "lora": ["--lora", "true", "--lora_rank", "4"],
+    "some": ["--lora", "true", "--lora_rank", "16", "--lora_target_modules", ".*q_proj", ".*down_proj"],
+    "prefix": ["--prefix_tuning", "true", "--num_prefix_tokens", "5"],
+    "projected": ["--prefix_tuning", "true", "--num_prefix_tokens", "5", "--prefix_projection", "true"],
+}
+TUNED_MODELS = [
+    *((name, how) for name in ("facebook/llama-7b", "deepseek-ai/DeepSeek-V3") for how in TUNED),
+    ("THUDM/chatglm2-6b", "lora"), ("bigscience/bloom-560m", "prefix"), ("gpt3-345M", "lora"),
+]  # fmt: skip
 
 BUILT = """
 import gc, json, sys
@@ -36,6 +47,8 @@ from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings
+from zoo_core.arguments import load_arguments
+from zoo_core.peft import prefix_from_arguments, spec_from_arguments
 from zoo_core.plan import Request, compose
 from zoo_core.registry import registry
 
@@ -43,7 +56,7 @@ def bytes_of(tensor):
     return tensor.size * tensor.element_size()
 
 found, core = {}, paddle.base.core
-for number, name in enumerate(sys.argv[1:]):
+for number, (name, words) in enumerate(json.loads(sys.argv[1])):
     engine = trained = states = one = two = largest = in_order = None
     gc.collect()  # or the model before this one goes while this one is measured
     model = registry().find(name)
@@ -54,19 +67,22 @@ for number, name in enumerate(sys.argv[1:]):
     mesh = Mesh(plan)
     core.host_memory_stat_reset_peak_value("Allocated", 0)
     before = core.host_memory_stat_current_value("Allocated", 0)
-    engine = Engine(mesh, architecture, config, from_seed(1, config, 1, 0), settings=OptimizerSettings())
+    arguments = load_arguments("pretrain", (), ["--model", name, *words])
+    added = {"lora": spec_from_arguments(arguments), "prefix": prefix_from_arguments(arguments, config)}
+    engine = Engine(mesh, architecture, config, from_seed(1, config, 1, 0), settings=OptimizerSettings(), **added)
     ids = np.arange(128).reshape(2, 64) % config.vocab_size
     for _ in range(2):  # the first finds no optimizer states yet
         engine.train_step([{"input_ids": ids, "labels": ids}] * accumulate, 1e-3)
     peak = core.host_memory_stat_peak_value("Allocated", 0) - before
-    trained = [held.tensor for held in engine.held.values() if not held.rule.buffer]
+    trained = [h.tensor for h in engine.held.values() if not h.rule.buffer and not h.tensor.stop_gradient]
     states = [state.tensor for state in engine.updater.states()]
     one = SimpleNamespace(_sharding_world_size=4, _parameter_list=trained)
     largest = DygraphShardingOptimizer._partition_parameters(one)
     two = SimpleNamespace(world_size=4, _local_params=trained, _GroupShardedOptimizerStage2__segment_params=[])
     in_order = GroupShardedOptimizerStage2._segment_params(two)
     count = lambda tensors: sum(int(t.size) for t in tensors)
-    found[name] = {
+    found[" ".join([name, *words])] = {
+        "trained": count(trained),
         "accumulate": accumulate,
         "peak": peak,
         "weights": sum(bytes_of(held.tensor) for held in engine.held.values()),
@@ -83,7 +99,8 @@ def built():
     import os
 
     environ = {**os.environ, **cpu_environment(2)}
-    done = subprocess.run([sys.executable, "-c", BUILT, *MODELS], capture_output=True, text=True, env=environ)
+    asked = json.dumps([*((name, []) for name in MODELS), *((name, TUNED[how]) for name, how in TUNED_MODELS)])
+    done = subprocess.run([sys.executable, "-c", BUILT, asked], capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -119,6 +136,23 @@ def test_states_are_shared_as_fleet_shares_them(built, name, stage):
     architecture, config, counts = tiny(name)
     plan = compose(Request(world=4, sharding_stage=stage), architecture, config)
     assert list(owned_elements(plan, counts, 0)) == built[name][f"stage{stage}"]
+
+
+@pytest.mark.parametrize(("name", "how"), TUNED_MODELS)
+def test_adapters_and_prefixes_alone_have_gradients_and_states(built, name, how):
+    """Weights and states to the byte, the peak to a tenth, of a run that trains nothing else."""
+    architecture, config, _ = tiny(name)
+    seen = built[" ".join([name, *TUNED[how]])]
+    plan = compose(Request(sequence=64, micro_batch=2, accumulate=seen["accumulate"]), architecture, config)
+    arguments = load_arguments("pretrain", (), ["--model", name, "--scale", "tiny", *TUNED[how]])
+    counts = counted(architecture, config, tuned_of(arguments, config))
+    (stage,) = predict_memory(plan, counts, numbers_of(arguments, "cpu"), keeping_of(arguments, "cpu"))
+    assert (stage.weights, stage.gradients, stage.optimizer) == (seen["weights"], 4 * counts.added, seen["states"])
+    assert counts.added == seen["trained"] == owned_elements(plan, counts, 0)[0]
+    for sharding in (1, 2):
+        shared = compose(Request(world=4, sharding_stage=sharding), architecture, config)
+        assert list(owned_elements(shared, counts, 0)) == seen[f"stage{sharding}"]
+    assert stage.total == pytest.approx(seen["peak"], rel=0.1)
 
 
 LAYOUTS = {

@@ -17,6 +17,7 @@ from zoo_core.plan.hardware import Hardware, default_hardware, hardware
 from zoo_core.plan.precision import Keeping, Numbers, keeping_of, numbers_of
 from zoo_core.plan.predict import MB, PARTS, Prediction, predict
 from zoo_core.plan.search import Free, Ranked, Search, free_of, search
+from zoo_core.plan.tuned import tuned_of
 from zoo_core.registry import Found
 
 __all__ = [
@@ -107,7 +108,7 @@ def aim_at(
     numbers = numbers_of(arguments, device.device)
     device.peak(numbers.compute)
     keeping = keeping_of(arguments, device.device, config.fused_attention)
-    return Aim(device, limit, numbers, keeping, counted(found.architecture, config))
+    return Aim(device, limit, numbers, keeping, counted(found.architecture, config, tuned_of(arguments, config)))
 
 
 def ranking(aim: Aim, found: Found, request: Request, free: Free, most: int = 10, complete: bool = False) -> Search:

@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import groupby
 from math import prod
+from typing import Any
 
 from zoo_core import layout
 from zoo_core.config import ModelConfig
 from zoo_core.layout import Column, FusedColumn, Replicate, Row, Rule, Vocab
+from zoo_core.peft import adapter_rows, prefix_rows
+from zoo_core.peft.prefix import SHARED
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.owner import owners
+from zoo_core.plan.tuned import EVERYTHING, Tuned
 from zoo_core.registry import Architecture
 
 __all__ = ["Counted", "Entry", "Kind", "LayerSizes", "compact_table", "counted"]
@@ -32,12 +37,14 @@ class Entry:
         rule: its row.
         layer: number of the pipeline layer that holds it.
         times: how many: the number of experts, else 1.
+        added: an adapter's, or a prefix's: no parameter of the model itself.
     """
 
     name: str
     rule: Rule
     layer: int
     times: int = 1
+    added: bool = False
 
     @property
     def is_expert(self) -> bool:
@@ -85,6 +92,10 @@ class LayerSizes:
         norms: widths of inputs of norms.
         routed: the widths above, of one expert: (input, outputs, row input, gate).
         is_head: holds a vocabulary-parallel matrix that gives logits; then `vocabulary` is its local width.
+        added: of `dense`, the elements of adapters and prefixes; `added_expert` of `expert`.
+        adapted: of `added`, what each token multiplies; the ranks of the adapters, and the widths of their inputs.
+        adapted_expert: the same of one routed expert.
+        virtual: width of a prefix's keys and values.
     """
 
     dense: int = 0
@@ -104,6 +115,11 @@ class LayerSizes:
     norms: tuple[int, ...] = ()
     routed: tuple[int, int, int, int] = (0, 0, 0, 0)
     vocabulary: int = 0
+    added: int = 0
+    added_expert: int = 0
+    adapted: tuple[int, int, int] = (0, 0, 0)
+    adapted_expert: tuple[int, int, int] = (0, 0, 0)
+    virtual: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,21 +130,32 @@ class Counted:
         config: the model's.
         layers: the pipeline list.
         entries: layer by layer, and within one in table order, as the engine builds them.
+        tuned: what of it is trained.
     """
 
     config: ModelConfig
     layers: Sequence[PipeLayer]
     entries: tuple[Entry, ...]
+    tuned: Tuned = EVERYTHING
 
     @cached_property
     def table(self) -> dict[str, Rule]:
-        """The compact table."""
-        return {entry.name: entry.rule for entry in self.entries}
+        """The compact table, without adapters."""
+        return {entry.name: entry.rule for entry in self.entries if not entry.added}
 
     @cached_property
     def parameters(self) -> int:
-        """Elements of all trained parameters, a tied one once."""
-        return sum(prod(e.rule.shape) * e.times for e in self.entries if not e.rule.buffer and e.rule.single == e.name)
+        """Elements of all parameters of the model itself, a tied one once."""
+        return sum(prod(e.rule.shape) * e.times for e in self._own if not e.added)
+
+    @property
+    def added(self) -> int:
+        """Elements of adapters, or of a prefix; 0 where all of the model is trained."""
+        return sum(prod(e.rule.shape) * e.times for e in self._own if e.added)
+
+    @property
+    def _own(self) -> list[Entry]:
+        return [entry for entry in self.entries if not entry.rule.buffer and entry.rule.single == entry.name]
 
     @lru_cache(maxsize=64)  # noqa: B019  counted once a model, and let go with it
     def sizes(self, tensor: int) -> tuple[LayerSizes, ...]:
@@ -155,9 +182,9 @@ class Counted:
         return tuple(found)
 
     @lru_cache(maxsize=64)  # noqa: B019  as above
-    def _local(self, tensor: int) -> tuple[tuple[tuple[str, int, int, bool], ...], ...]:
-        """Of each layer's trained parameters: whose they are, local elements, how many there are, experts' or not."""
-        by_layer: list[list[tuple[str, int, int, bool]]] = [[] for _ in self.layers]
+    def _local(self, tensor: int) -> tuple[tuple[tuple[str, int, int, bool, bool], ...], ...]:
+        """Of each layer's parameters: whose they are, local elements, how many there are, experts' or not, trained."""
+        by_layer: list[list[tuple[str, int, int, bool, bool]]] = [[] for _ in self.layers]
         known: dict[object, int] = {}
         for entry in self.entries:
             rule = entry.rule
@@ -165,24 +192,32 @@ class Counted:
                 key = entry.name[len(self.layers[entry.layer].prefix) :], rule.shape
                 if key not in known:
                     known[key] = prod(layout.local_shape(rule, tensor))
-                by_layer[entry.layer].append((rule.single, known[key], entry.times, entry.is_expert))
+                trained = entry.added or not self.tuned.frozen
+                by_layer[entry.layer].append((rule.single, known[key], entry.times, entry.is_expert, trained))
         return tuple(map(tuple, by_layer))
 
     @lru_cache(maxsize=4096)  # noqa: B019  as above
-    def parameter_sizes(self, tensor: int, chunks: tuple[tuple[int, int], ...], spread: bool) -> tuple[int, ...]:
+    def parameter_sizes(
+        self, tensor: int, chunks: tuple[tuple[int, int], ...], spread: bool, frozen: bool = False
+    ) -> tuple[int, ...]:
         """Return the local elements of each trained parameter of a stage, in the model's order, a tied one once.
 
         Args:
             chunks: the runs of layers that the stage holds.
             spread: leave the experts out, which expert parallelism spreads.
+            frozen: those that are not trained, too.
         """
         local, found, seen = self._local(tensor), [], set()
         for start, stop in chunks:
             for layer in local[start:stop]:
-                for single, elements, times, is_expert in layer:
-                    if single not in seen and not (is_expert and spread):
-                        seen.add(single)
-                        found += [elements] * times
+                own = [one for one in layer if (one[4] or frozen) and not (one[3] and spread)]
+                for times, alike in groupby(own, lambda one: one[2]):
+                    each = []  # one expert is built after the other
+                    for single, elements, *_ in alike:
+                        if single not in seen:
+                            seen.add(single)
+                            each.append(elements)
+                    found += each * times
         return tuple(found)
 
     @cached_property
@@ -217,13 +252,22 @@ class Counted:
 
     @lru_cache(maxsize=4096)  # noqa: B019  as above
     def elements(self, tensor: int, expert: int, chunks: tuple[tuple[int, int], ...]) -> tuple[int, int, int]:
-        """Return what a rank of a stage holds: trained elements that are no experts', its experts', its buffers'."""
+        """Return what a rank of a stage holds: elements that are no experts', its experts', its buffers'."""
         sizes = self.sizes(tensor)
         here = {i for start, stop in chunks for i in range(start, stop)}
         tied = {name: size for i in here for name, size in sizes[i].tied if self.layer_of[name] not in here}
         dense = sum(sizes[i].dense for i in here) + sum(tied.values())
         experts = sum(sizes[i].expert * (sizes[i].experts // expert) for i in here)
         return dense, experts, sum(sizes[i].buffers for i in here)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  as above
+    def trained(self, tensor: int, expert: int, chunks: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+        """Return what is trained of the first two of `elements`."""
+        if not self.tuned.frozen:
+            return self.elements(tensor, expert, chunks)[:2]
+        sizes = self.sizes(tensor)
+        here = [sizes[i] for start, stop in chunks for i in range(start, stop)]
+        return sum(s.added for s in here), sum(s.added_expert * (s.experts // expert) for s in here)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,16 +287,28 @@ class Kind:
     again: bool
 
 
-def counted(architecture: Architecture, config: ModelConfig) -> Counted:
-    """Count a model's parameter table."""
+def counted(architecture: Architecture, config: ModelConfig, tuned: Tuned = EVERYTHING) -> Counted:
+    """Count a model's parameter table, and what is trained beside it.
+
+    Raises:
+        ConfigError: patterns of adapters mean no layer of the model.
+    """
     table, layers = compact_table(architecture, config), architecture.pipe_layers(config)
-    owned = owners(table, [layer.prefix for layer in layers], [layer.is_block for layer in layers])
-    entries = [Entry(name, rule, owned[name], _times(rule)) for name, rule in table.items()]
+    added = adapter_rows(table, tuned.lora) if tuned.lora is not None else {}
+    owned = owners([*table, *added], [layer.prefix for layer in layers], [layer.is_block for layer in layers])
+    if tuned.prefix is not None:
+        own = prefix_rows(layers, config, tuned.prefix)
+        start = next(number for number, layer in enumerate(layers) if layer.is_block)
+        blocks = {layer.prefix: number for number, layer in enumerate(layers) if layer.is_block}
+        owned |= {name: next((blocks[p] for p in blocks if name.startswith(f"{p}.")), start) for name in own}
+        # what all blocks share is made by the first, after its own
+        added |= dict(sorted(own.items(), key=lambda row: row[0].rpartition(".")[2] in SHARED))
+    entries = [Entry(name, rule, owned[name], _times(rule), name in added) for name, rule in {**table, **added}.items()]
     first: dict[str, int] = {}  # a weight and its bias are made together, wherever their rows are
     for number, entry in enumerate(entries):
         first.setdefault(entry.name.rpartition(".")[0], number)
     entries.sort(key=lambda entry: (entry.layer, first[entry.name.rpartition(".")[0]]))
-    return Counted(config, layers, tuple(entries))
+    return Counted(config, layers, tuple(entries), tuned)
 
 
 def _times(rule: Rule) -> int:
@@ -263,13 +319,14 @@ def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> Lay
     attention = ".".join(filter(None, (layer.prefix, layer.attention))) if layer.attention else None
     columns: dict[tuple[str, int], int] = {}
     whole: set[tuple[str, int]] = set()
-    counts = dict.fromkeys(
+    counts: dict[str, Any] = dict.fromkeys(
         ("dense", "expert", "experts", "buffers", "multiplied", "multiplied_expert", "outputs", "attention_outputs",
          "row_inputs", "attention_row", "gates", "vocabulary"), 0,
     )  # fmt: skip
     tied, norms, routed = [], [], [0, 0, 0, 0]
     modules: dict[str, list[Entry]] = {}
     vocabularies = [e for e in entries if isinstance(e.rule, Vocab) and len(e.rule.shape) == 2]
+    added = _added([entry for entry in entries if entry.added], tensor)
     for entry in entries:
         rule = entry.rule
         local = layout.local_shape(rule, tensor)
@@ -284,6 +341,8 @@ def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> Lay
             counts["experts"] = entry.times
         else:
             counts["dense"] += elements
+        if entry.added:
+            continue
         if len(local) == 1:
             if layout.is_norm(entry.name) and entry.name.endswith("weight"):
                 norms.append(rule.shape[0])
@@ -330,12 +389,31 @@ def _layer_sizes(layer: PipeLayer, entries: Sequence[Entry], tensor: int) -> Lay
             counts["gates"] += width
     return LayerSizes(
         **counts,
+        **added,
         tied=tuple(tied),
         columns=tuple((width, number) for (_, width), number in columns.items()),
         whole_inputs=tuple(width for _, width in whole),
         norms=tuple(norms),
         routed=(routed[0], routed[1], routed[2], routed[3]),
     )
+
+
+def _added(entries: Sequence[Entry], tensor: int) -> dict[str, Any]:
+    """What adapters and prefixes add to the sizes of a layer."""
+    elements, virtual = [0, 0], 0
+    adapted = [[0, 0, 0], [0, 0, 0]]
+    for entry in entries:
+        local, last = layout.local_shape(entry.rule, tensor), entry.name.rpartition(".")[2]
+        elements[entry.is_expert] += prod(local)
+        if last.startswith("lora_"):
+            widths = (prod(local), local[1], local[0]) if last == "lora_A" else (prod(local), 0, 0)
+            adapted[entry.is_expert] = [a + b for a, b in zip(adapted[entry.is_expert], widths, strict=True)]
+        elif last in ("prefix_key", "prefix_value", "prefix_key_bias", "prefix_value_bias"):
+            virtual += local[-1]
+    return {
+        "added": elements[0], "added_expert": elements[1], "adapted": tuple(adapted[0]),
+        "adapted_expert": tuple(adapted[1]), "virtual": virtual,
+    }  # fmt: skip
 
 
 def _gate(members: Sequence[Entry], tensor: int) -> int:

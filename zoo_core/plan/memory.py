@@ -75,7 +75,8 @@ class StageMemory(NamedTuple):
 
     Args:
         stage: number of the pipeline stage.
-        weights, gradients: of the local parameters.
+        weights: of the local parameters, a reference model's included.
+        gradients: of the trained ones.
         optimizer: moments and master weights.
         activations: of the micro batches in flight, and what the backward pass of a block needs at once.
         logits: of one micro batch, with what the loss makes of them.
@@ -128,7 +129,7 @@ def _distinct(counts: Counted, tensor: int, bounds: tuple[int, ...], pipeline: i
 
 
 def stage_elements(plan: Plan, counts: Counted, stage: int) -> tuple[int, int, int]:
-    """Return a rank's trained elements that are no experts', its experts', and its buffers', each exact."""
+    """Return a rank's elements that are no experts', its experts', and its buffers', each exact."""
     return counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
 
 
@@ -142,7 +143,11 @@ def owned_elements(plan: Plan, counts: Counted, stage: int, width: int = 4) -> t
     Args:
         width: bytes of an element of a parameter.
     """
-    sizes = counts.parameter_sizes(plan.tensor, plan.chunks(stage), plan.expert > 1)
+    return _shared(plan, counts, stage, width, frozen=False)
+
+
+def _shared(plan: Plan, counts: Counted, stage: int, width: int, frozen: bool) -> tuple[int, ...]:
+    sizes = counts.parameter_sizes(plan.tensor, plan.chunks(stage), plan.expert > 1, frozen)
     return _owned(sizes, plan.sharding, plan.sharding_stage, _ALIGNED.get(plan.device, 256) // width)
 
 
@@ -172,7 +177,7 @@ def block_bytes(sizes: LayerSizes, work: Work, setting: Setting) -> Kept:
     attention: float = width * (sizes.attention_outputs + sizes.attention_row)
     if sizes.attention_row:
         attention += 4 * heads
-        scores = _scores(work, config, heads, width, keeping)
+        scores = _scores(work, config, heads, width, keeping, setting.tuned.virtual_tokens)
         if keeping.rope == "float32" and config.rotary_positions:
             kv = max(config.kv_heads // work.tensor, 1)
             attention += keeping.rope_copies * 4 * (heads + kv) * config.head_size
@@ -189,6 +194,8 @@ def block_bytes(sizes: LayerSizes, work: Work, setting: Setting) -> Kept:
         features, outputs, row, gate = sizes.routed
         each = 2 * features + outputs + row + (0 if keeping.fused_gate else gate)
         kept += config.experts_per_token * width * each
+    if setting.tuned.frozen:
+        kept += _beside(sizes, work, setting)
     if sizes.vocabulary:
         kept += width * config.hidden_size
     boundary = width * config.hidden_size / shard
@@ -198,16 +205,33 @@ def block_bytes(sizes: LayerSizes, work: Work, setting: Setting) -> Kept:
     return Kept(int(tokens * kept), int(tokens * again[work.recompute]), tokens * widest * width)
 
 
-def _scores(work: Work, config: ModelConfig, heads: int, width: int, keeping: Keeping) -> float:
+def _beside(sizes: LayerSizes, work: Work, setting: Setting) -> float:
+    """What adapters and a prefix keep, in bytes a token: what is between A and B, and virtual keys and values.
+
+    Frozen matrices keep their inputs as trained ones do: Paddle's products hold on to both of their operands.
+    """
+    width, lora, prefix = setting.numbers.compute_bytes, setting.tuned.lora, setting.tuned.prefix
+    kept = 0.0
+    for (_, rank, inputs), times in ((sizes.adapted, 1), (sizes.adapted_expert, setting.config.experts_per_token)):
+        kept += times * width * rank
+        if lora is not None and lora.dropout:
+            kept += times * 2 * width * inputs  # the mask, and what it left of the input
+    if prefix is not None:
+        made = work.samples * sizes.virtual + (sizes.virtual + 2 * prefix.hidden if prefix.hidden else 0)
+        kept += width * prefix.tokens * made / work.tokens
+    return kept
+
+
+def _scores(work: Work, config: ModelConfig, heads: int, width: int, keeping: Keeping, virtual: int) -> float:
     """What attention keeps of its scores, in bytes a token."""
-    each = heads * work.sequence
+    each = heads * (work.sequence + virtual)
     if _drops(config):
         return each * (8 + width)  # no kernel drops weights: softmax, what the mask left of it, and what dropout did
     if not keeping.flash_attention:
         return each * (4 + width)
     if work.tokens * each * 4 <= keeping.scores:
         seen = min(0.5 + _ROWS / 2 / work.sequence, 1.0)
-        return each * 4 * seen
+        return heads * 4 * (work.sequence * seen + virtual)
     return 0.0
 
 
@@ -269,7 +293,7 @@ def predict_memory(
         owned: for each stage, the elements whose states the rank holds; `None` counts the rank that has most.
         stages: those that are wanted; `None` is all.
     """
-    setting, work = setting_of(counts, numbers, keeping), work_of(plan, counts.config)
+    setting, work = setting_of(counts, numbers, keeping), work_of(plan, counts)
     found = []
     for stage in range(plan.pipeline) if stages is None else stages:
         mine = owned[stage] if owned is not None else max(owned_elements(plan, counts, stage, numbers.weight_bytes))
@@ -281,12 +305,15 @@ def _stage(plan: Plan, setting: Setting, work: Work, process: int, stage: int, m
     counts, numbers = setting.counts, setting.numbers
     kinds = stage_kinds(plan, counts, stage)
     dense, expert, buffers = stage_elements(plan, counts, stage)
+    trained, trained_expert = counts.trained(plan.tensor, plan.expert, plan.chunks(stage))
     # experts that are spread keep their states whole: fleet's sharding never sees them
-    spread = expert if plan.expert > 1 else 0
+    spread = trained_expert if plan.expert > 1 else 0
     local = dense + expert
-    weights, gradients = local, local
+    weights, gradients = local, trained + trained_expert
     if plan.sharding_stage == 3:
         weights = gradients = mine + spread
+        if counts.tuned.frozen:
+            weights = _shared(plan, counts, stage, numbers.weight_bytes, frozen=True)[0]
     elif plan.sharding_stage == 2:
         gradients = mine + spread
     states = 0 if plan.offload else (mine + spread) * numbers.state_bytes
@@ -298,14 +325,15 @@ def _stage(plan: Plan, setting: Setting, work: Work, process: int, stage: int, m
     # gradients of earlier micro batches are whole; those of a single one come as activations go
     later = min(made, max(activations + held.logits - held.step, 0)) if plan.accumulate == 1 else 0
     lost = min(_LOST, (activations + held.logits + made - later) // 2) if process else 0
+    copy = local * numbers.weight_bytes + buffers * 4 if counts.tuned.reference == "copy" else 0  # never sharded
     return StageMemory(
         stage,
-        weights * numbers.weight_bytes + buffers * 4,
+        weights * numbers.weight_bytes + buffers * 4 + copy,
         made,
         states,
         activations,
         held.logits,
-        _communication(plan, work, counts.config, numbers, dense, kinds),
+        _communication(plan, work, counts, numbers, trained, kinds),
         process + lost,
         local,
         many,
@@ -314,20 +342,25 @@ def _stage(plan: Plan, setting: Setting, work: Work, process: int, stage: int, m
 
 
 def _communication(
-    plan: Plan, work: Work, config: ModelConfig, numbers: Numbers, dense: int, kinds: Sequence[Kind]
+    plan: Plan, work: Work, counts: Counted, numbers: Numbers, trained: int, kinds: Sequence[Kind]
 ) -> int:
-    hidden = work.tokens * config.hidden_size * numbers.compute_bytes
+    hidden = work.tokens * counts.config.hidden_size * numbers.compute_bytes
     total = 0
     if plan.tensor > 1:
         total += 2 * hidden if plan.sequence_parallel else hidden
     if plan.pipeline > 1:
         total += 2 * hidden
     if plan.sharding_stage == 2:
-        total += int(UNRELEASED * dense * numbers.weight_bytes)
-        total += min(_STORAGE * plan.sharding, dense) * numbers.gradient_bytes
+        total += int(UNRELEASED * trained * numbers.weight_bytes)
+        total += min(_STORAGE * plan.sharding, trained) * numbers.gradient_bytes
     elif plan.sharding_stage == 3:
         # a block is gathered while it runs, and its gradient is whole until it is reduced
-        total += 2 * max(k.sizes.dense + k.sizes.expert * k.sizes.experts for k in kinds) * numbers.weight_bytes
+        whole = max(k.sizes.dense + k.sizes.expert * k.sizes.experts for k in kinds)
+        if counts.tuned.frozen:
+            whole += max(k.sizes.added + k.sizes.added_expert * k.sizes.experts for k in kinds)
+        else:
+            whole *= 2
+        total += whole * numbers.weight_bytes
     elif plan.replicas > 1:
-        total += min(_BUCKET, dense * numbers.gradient_bytes)
+        total += min(_BUCKET, trained * numbers.gradient_bytes)
     return total

@@ -313,7 +313,7 @@ class _Trial:
         self.setting = setting_of(counts, numbers, keeping)
         self.is_block = tuple(layer.is_block for layer in counts.layers)
         self.found = Search(limit=limit)
-        self._sizes: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        self._sizes: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
         self._widths = numbers.weight_bytes, numbers.gradient_bytes, numbers.state_bytes
         self._first = Plan(world=request.world, nodes=request.nodes, sequence=request.sequence)
 
@@ -341,17 +341,26 @@ class _Trial:
                 stage_bounds=cut(self.is_block, chunks, self.request.pipeline_cuts),
             )
             stages = distinct_stages(plan, self.counts)
-            sizes = {self.counts.elements(way.tensor, way.expert, plan.chunks(s))[:2] for s in stages}
-            # a stage that has less of both than another never has most
-            self._sizes[key] = [a for a in sizes if not any(a != b and a[0] <= b[0] and a[1] <= b[1] for b in sizes)]
+            split = way.tensor, way.expert
+            sizes = {
+                self.counts.elements(*split, chunk)[:2] + self.counts.trained(*split, chunk)
+                for chunk in map(plan.chunks, stages)
+            }
+            # a stage that has less of everything than another never has most
+            self._sizes[key] = [
+                a for a in sizes if not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) for b in sizes)
+            ]
         weights, gradients, states = self._widths
         if self.request.offload and way.stage > 1:
             states = 0
         third, second, first = (way.sharding if way.stage >= at else 1 for at in (3, 2, 1))
         most = 0
-        for dense, expert in self._sizes[key]:
-            shared, own = (dense, expert) if way.expert > 1 else (dense + expert, 0)
-            size = (shared // third + own) * weights + (shared // second + own) * gradients
+        for dense, expert, trained, trained_expert in self._sizes[key]:
+            held, whole = (dense, expert) if way.expert > 1 else (dense + expert, 0)
+            shared, own = (trained, trained_expert) if way.expert > 1 else (trained + trained_expert, 0)
+            size = (held // third + whole) * weights + (shared // second + own) * gradients
+            if self.counts.tuned.reference == "copy":
+                size += (dense + expert) * weights
             most = max(most, size + (shared // first + own) * states)
         return most + self.device.process
 
@@ -405,7 +414,9 @@ class _Trial:
         """Whether the fullest rank of every stage fits, with the states that are given to it."""
         counts, stages = self.counts, distinct_stages(plan, self.counts)
         # whoever gives to the one that has least gives nobody more than the mean and one parameter
-        largest = {s: max(counts.parameter_sizes(plan.tensor, plan.chunks(s), plan.expert > 1)) for s in stages}
+        largest = {
+            s: max(counts.parameter_sizes(plan.tensor, plan.chunks(s), plan.expert > 1), default=0) for s in stages
+        }
         for owned in ({s: _mean(plan, counts, s) + largest[s] for s in stages}, None):
             memory = predict_memory(plan, counts, self.numbers, self.keeping, self.device.process, owned, stages)
             if max(stage.total for stage in memory) <= self.limit:
@@ -448,6 +459,6 @@ def _faster(one: _Tried, other: _Tried | None) -> _Tried:
 
 def _mean(plan: Plan, counts: Counted, stage: int) -> int:
     """The elements whose states a rank holds, had every rank as many; the exact share is found for the best plans."""
-    dense, expert, _ = counts.elements(plan.tensor, plan.expert, plan.chunks(stage))
+    dense, expert = counts.trained(plan.tensor, plan.expert, plan.chunks(stage))
     mine = dense + (expert if plan.expert == 1 else 0)
     return mine // plan.sharding if plan.sharding_stage else mine

@@ -10,6 +10,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.plan.counts import Counted
 from zoo_core.plan.plan import Plan
 from zoo_core.plan.precision import Keeping, Numbers
+from zoo_core.plan.tuned import Tuned
 
 __all__ = ["Setting", "Work", "setting_of", "work_of"]
 
@@ -33,6 +34,11 @@ class Setting:
         """The model's."""
         return self.counts.config
 
+    @property
+    def tuned(self) -> Tuned:
+        """What is trained."""
+        return self.counts.tuned
+
 
 @lru_cache(maxsize=64)
 def setting_of(counts: Counted, numbers: Numbers, keeping: Keeping) -> Setting:
@@ -44,7 +50,7 @@ class Work(NamedTuple):
     """A micro batch on one rank of a tensor axis.
 
     Args:
-        samples, sequence: of the micro batch.
+        samples, sequence: of the micro batch; both answers of a pair count.
         tensor, expert: degrees.
         sequence_parallel: the sequence is split between the blocks' matrix products.
         recompute: what is recomputed.
@@ -68,7 +74,7 @@ class Work(NamedTuple):
         return self.tensor if self.sequence_parallel else 1
 
 
-def work_of(plan: Plan, config: ModelConfig) -> Work:
+def work_of(plan: Plan, counts: Counted) -> Work:
     """Return a plan's work; samples of unknown length are as long as the model allows."""
-    sequence = plan.sequence or config.max_position_embeddings
-    return Work(plan.micro_batch, sequence, plan.tensor, plan.expert, plan.sequence_parallel, plan.recompute)
+    sequence, samples = plan.sequence or counts.config.max_position_embeddings, plan.micro_batch * counts.tuned.rows
+    return Work(samples, sequence, plan.tensor, plan.expert, plan.sequence_parallel, plan.recompute)
