@@ -132,10 +132,25 @@ def test_a_checkpoint_of_four_goes_on_in_one(author):
 
 
 def test_it_writes_text_from_a_checkpoint_and_from_what_was_converted(author):
-    own, converted = (text for line, text in author.said.items() if line.startswith("zoo sample "))
+    own, converted, _ = (text for line, text in author.said.items() if line.startswith("zoo sample "))
     assert own.startswith("In the beginning") and len(own) > len("In the beginning\n")
     assert converted == own
     assert {"config.json", "tokenizer.json"} <= {path.name for path in (author.folder / "mynah-hf").iterdir()}
+
+
+def test_adapters_train_in_two_as_in_one(author):
+    (line,) = (line for line in author.said if line.startswith("zoo run lora "))
+    words = shlex.split(line)[1 : -len("--nproc 2 --tp 2".split())]
+    before = (author.folder / "mynah-hf" / "model.safetensors").read_bytes()
+    author.zoo(*words, "--output_dir", "tuned-alone")
+    np.testing.assert_allclose(author.losses("tuned"), author.losses("tuned-alone"), rtol=1e-5, atol=1e-5)
+    assert len(author.losses("tuned")) == 4
+    held = {path.name for path in (author.folder / "tuned" / "checkpoint-4").iterdir()}
+    assert "lora.safetensors.index.json" in held and not any(name.startswith("model") for name in held)
+    assert (author.folder / "mynah-hf" / "model.safetensors").read_bytes() == before
+    (said,) = (text for line, text in author.said.items() if line.startswith("zoo sample tuned "))
+    question = "What is the opposite of high?"
+    assert said.startswith(question) and len(said.strip()) > len(question)
 
 
 def test_a_wrapper_comes_and_goes(author):

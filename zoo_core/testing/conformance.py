@@ -32,6 +32,9 @@ __all__ = ["ArchConformance"]
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
+_ALONE = (runs.SINGLE.name, runs.LORA.name)
+"""Layouts that others are compared with."""
+
 
 def _tier(tier: Literal["t0", "t1", "t2"], cell: str = "contract") -> Callable[[Test], Test]:
     """Mark a test, and let it fail with a message instead of a traceback: the fault is in the plugin, not in the kit.
@@ -100,7 +103,7 @@ class ArchConformance:
             pytest.fail(str(error), pytrace=False)
         values: dict[str, list[Any]] = {
             "model": [entry.name for entry in capabilities.models],
-            "layout": [name for name in runs.LAYOUTS if name in self.layouts and name != "single"],
+            "layout": [name for name in runs.LAYOUTS if name in self.layouts and name not in _ALONE],
             "case": sorted(f.parent for f in self.golden.glob("*/golden.safetensors")) if self.golden else [None],
         }
         if "tiny" in names:
@@ -208,10 +211,12 @@ class ArchConformance:
             return
         self._check_degrees(spread, model)
         zoo_evidence(self.family, *spread.cells, model=model)
-        alone, found = zoo_runs.of(runs.SINGLE), zoo_runs.of(spread)
+        alone, found = zoo_runs.of(spread.alone), zoo_runs.of(spread)
+        if spread.adapters:  # they start as nothing
+            runs.check_losses(alone.losses[:1], zoo_runs.of(runs.SINGLE).losses[:1], "the first step of LoRA")
         runs.check_losses(found.losses, alone.losses, layout)
-        table = self.arch.table(self.tiny_of(model))
-        runs.check_weights(found.checkpoint(runs.STEPS), alone.checkpoint(runs.STEPS), table, layout)
+        table, last = self.arch.table(self.tiny_of(model)), runs.STEPS
+        runs.check_weights(found.checkpoint(last), alone.checkpoint(last), table, layout, spread.adapters)
 
     @_tier("t2", "pretrain")
     def test_a_checkpoint_resumes_under_another_layout(self, zoo_runs: runs.Runs) -> None:

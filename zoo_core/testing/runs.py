@@ -10,17 +10,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from zoo_core.checkpoint import Reader
+from zoo_core.checkpoint.dtypes import Array
 from zoo_core.data.indexed import bin_path, idx_path, index_bytes
 from zoo_core.layout import Replicate, Rule
+from zoo_core.peft.files import AdapterFiles
 
-__all__ = ["LAYOUTS", "SINGLE", "Layout", "Run", "Runs", "check_losses", "check_weights"]
+__all__ = ["LAYOUTS", "LORA", "SINGLE", "Layout", "Run", "Runs", "check_losses", "check_weights"]
 
 STEPS, HALFWAY = 4, 2
 LIMIT = 300
@@ -37,6 +40,7 @@ class Layout:
         degrees: the words that ask for it.
         processes: how many there are.
         replicas: how many of them read different samples.
+        adapters: low-rank adapters are trained, and the weights below them stay as they are.
     """
 
     name: str
@@ -44,10 +48,17 @@ class Layout:
     degrees: tuple[str, ...] = ()
     processes: int = 1
     replicas: int = 1
+    adapters: bool = False
+
+    @property
+    def alone(self) -> Layout:
+        """The single process that it must equal."""
+        return LORA if self.adapters else SINGLE
 
 
 SINGLE = Layout("single", ("pretrain",))
-_TENSOR, _PIPELINE = ("--tp", "2"), ("--pp", "2")
+_TENSOR, _PIPELINE, _LORA = ("--tp", "2"), ("--pp", "2"), ("--lora", "true", "--lora_rank", "4")
+LORA = Layout("lora", ("lora",), _LORA, adapters=True)
 LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -58,6 +69,8 @@ LAYOUTS = {
         Layout("pp2", ("pretrain", "pipeline_parallel"), _PIPELINE, 2),
         Layout("tp2xpp2", ("pretrain", "tensor_parallel", "pipeline_parallel"), (*_TENSOR, *_PIPELINE), 4),
         Layout("sharding2", ("pretrain",), ("--sharding", "stage1"), 2, 2),
+        LORA,
+        Layout("lora+tp2", ("lora", "tensor_parallel"), (*_TENSOR, *_LORA), 2, adapters=True),
     )
 }  # fmt: skip
 
@@ -189,17 +202,34 @@ def check_losses(found: Sequence[float], wanted: Sequence[float], what: str) -> 
     )
 
 
-def check_weights(found: Path, wanted: Path, table: dict[str, Rule], what: str) -> None:
-    """The weights of two checkpoints must be equal: 1e-6 + 1e-5 |wanted|; names the parameter that is furthest off."""
+@contextmanager
+def _weights(
+    folder: Path, table: dict[str, Rule], adapters: bool
+) -> Iterator[tuple[dict[str, Rule], Callable[[str], Array]]]:
+    """The rows of what a checkpoint holds, and how each is read."""
+    if adapters:
+        with AdapterFiles(folder, table) as files:
+            yield files.rows, files.read
+    else:
+        with Reader(folder, table) as reader:
+            yield table, lambda name: np.asarray(reader.read_local(name))
+
+
+def check_weights(found: Path, wanted: Path, table: dict[str, Rule], what: str, adapters: bool = False) -> None:
+    """The weights of two checkpoints must be equal: 1e-6 + 1e-5 |wanted|; names the parameter that is furthest off.
+
+    Args:
+        adapters: compare the adapters over the model of the table instead.
+    """
     worst: tuple[float, str] = (0.0, "")
-    with Reader(found, table) as first, Reader(wanted, table) as second:
-        for name, rule in table.items():
+    with _weights(found, table, adapters) as (rows, first), _weights(wanted, table, adapters) as (_, second):
+        for name, rule in rows.items():
             if rule.single == name:
-                ours, theirs = np.asarray(first.read_local(name)), np.asarray(second.read_local(name))
+                ours, theirs = first(name), second(name)
                 worst = max(worst, (float((np.abs(ours - theirs) - 1e-5 * np.abs(theirs)).max()), name))
     excess, name = worst
     if excess > 1e-6:
-        rule = table[name]
+        rule = rows[name]
         plain = isinstance(rule, Replicate) and not (rule.sequence_parallel_grad or rule.partial_grad)
         fix = (
             "its row is Replicate: a norm or a Row layer's bias needs sequence_parallel_grad=True, and what each rank "
