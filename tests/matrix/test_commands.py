@@ -79,7 +79,7 @@ def test_the_capabilities_of_a_model(capsys, monkeypatch):
     assert lines[0] == "qwen/qwen-7b, of the family qwen (zoo-qwen 0.1.0)"
     assert [line.split()[0] for line in lines[2 : len(CELLS) + 2]] == list(CELLS)
     (tensor,) = (line for line in lines if line.startswith("tensor_parallel"))
-    assert "T2, 20" in tensor and "tests/parallel/" in tensor
+    assert "T2, 2" in tensor and "tests/parallel/" in tensor
     assert "recorded on cpu with paddle 3" in text
 
     found = registry().find("qwen/qwen-7b")

@@ -68,6 +68,8 @@ def test_merging():
     }  # fmt: skip
     now["generation"] = {**now["generation"], "ops": "changed"}
     assert merged(old, new, (), now)["generation"].test == "new", "a stale record of a higher tier stays"
+    fewer = record(test="fewer", tests=2)
+    assert merged(old, [fewer], (), dict.fromkeys(CELLS, record().sources))["tensor_parallel"].test == "old"
     assert "tensor_parallel" not in merged(old, (), ["tensor_parallel"], now)
 
 

@@ -45,8 +45,7 @@ def test_every_family_is_here():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_trains_alone_and_in_four_and_samples(place, model, zoo_evidence):
-    family = registry().find(model).architecture.family
-    zoo_evidence(family, "pretrain", "generation", "tensor_parallel", "pipeline_parallel", tier="T2", model=model)
+    zoo_evidence(registry().find(model).architecture.family, "pretrain", "generation", tier="T2", model=model)
     name = model.replace("/", "-")
     for out, more in (("one", SINGLE), ("four", FOUR)):
         words = ["run", "pretrain", "--model", model, *TRAIN, *more, "--output_dir", f"{name}-{out}"]

@@ -98,8 +98,8 @@ def merged(
 ) -> dict[str, Record]:
     """Return the records after a session of tests.
 
-    A cell that any test failed has none. A cell that was proved has the new record, unless the old one is of a higher
-    tier and still fresh.
+    A cell that any test failed has none. A cell that was proved has the new record, unless the old one is still fresh
+    and of a higher tier, or of the same and of more tests.
 
     Args:
         failed: cells.
@@ -108,7 +108,11 @@ def merged(
     found = {cell: record for cell, record in old.items() if cell in CELLS}
     for record in passed:
         before = found.get(record.cell)
-        if before is None or before.tier <= record.tier or before.changed(now[record.cell]):
+        if (
+            before is None
+            or before.changed(now[record.cell])
+            or (before.tier, before.tests) <= (record.tier, record.tests)
+        ):
             found[record.cell] = record
     for cell in failed:
         found.pop(cell, None)
