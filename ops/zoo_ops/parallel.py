@@ -11,7 +11,8 @@ Shape legend: B batch, S sequence, s part of the sequence on this rank, H featur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ __all__ = [
     "sequence_parallel",
     "sequence_shard",
     "tensor_axis",
+    "whole_sequences",
 ]
 
 
@@ -109,6 +111,16 @@ def tensor_axis() -> Axis:
 def sequence_parallel() -> bool:
     """Whether activations between blocks are split along the sequence."""
     return _state.sequence_parallel
+
+
+@contextmanager
+def whole_sequences() -> Iterator[None]:
+    """Keep sequences whole between blocks within this, for passes of one token, which cannot be split."""
+    before, _state.sequence_parallel = _state.sequence_parallel, False
+    try:
+        yield
+    finally:
+        _state.sequence_parallel = before
 
 
 def expert_axis() -> Axis:

@@ -78,16 +78,22 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         with dropout_context(first_sample):
             return self.through(None if self.number == 0 else x, batch)
 
-    def through(self, x: Any, batch: Batch, cache: Any = None, first_block: int = 0) -> Any:
+    def through(
+        self, x: Any, batch: Batch, cache: Any = None, first_block: int = 0, last_position: bool = False
+    ) -> Any:
         """Run `batch` through the layers.
 
         Args:
             x: hidden states [B, S, H]; `None` into the first chunk.
             cache: a `zoo_ops.Cache` over the blocks of this chunk, or `None`.
             first_block: number in `cache` of the first block of this chunk.
+            last_position: let the head see the last position alone; of a prompt's no other is asked for, and logits of
+                all would be the largest tensor of the pass.
         """
-        block = first_block
+        block, head = first_block, self._elements[-1]
         for element, layer, wanted in zip(self._elements, self.run, self._recomputed, strict=True):
+            if last_position and element is head and not head.is_block:
+                x = x[:, -1:]
             own = cache[block] if cache is not None and element.is_block else None
             block += element.is_block
             if self._frozen and self.training and x is not None and x.stop_gradient:

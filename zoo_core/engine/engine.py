@@ -22,7 +22,7 @@ from zoo_core.engine.parts import tied_across_stages
 from zoo_core.layout import Rule, Vocab, local_shape
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
 from zoo_core.registry import Architecture
-from zoo_ops import Batch, Router, after_prefix, cross_entropy, set_loss_weight
+from zoo_ops import Batch, Router, after_prefix, cross_entropy, parallel, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
@@ -353,6 +353,30 @@ class Engine:
             found = self.pipeline.eval_batch(_micro_batches([batch] * self.mesh.plan.accumulate), compute_loss=False)
             self.pipeline._p2p_helper.clear_meta_cache()
         return found[0] if self.mesh.is_last_stage and found is not None else None
+
+    def next_logits(self, fields: MicroBatch, cache: Any) -> np.ndarray[Any, Any]:
+        """Return the logits after each row's last token, float32 [B, V], whole and the same on all ranks of the tensor
+        axis, which call it together; replicas do so only where `moves_together` says it. Not with pipeline stages.
+
+        Args:
+            fields: of the tokens that follow those in `cache`, a `zoo_ops.Cache`; rows are filled up on the left.
+        """
+        self._mode(training=False)
+        batch = self._to_batch(fields, cache.length)
+        with paddle.no_grad(), paddle.amp.auto_cast(**self._amp), parallel.whole_sequences():
+            logits_B1v = self.layers.through(None, batch, cache, last_position=True)[:, -1:]
+            logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
+        return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]
+
+    @property
+    def moves_together(self) -> bool:
+        """Whether replicas have to make the same passes, as they hold parts of each other's weights."""
+        plan = self.mesh.plan
+        return plan.replicas > 1 and (plan.sharding_stage == 3 or plan.expert > 1)
+
+    def any_replica(self, flag: bool) -> bool:
+        """Whether `flag` is set on some replica, where replicas move together; else this one's."""
+        return self._all_replicas(float(flag)) > 0 if self.moves_together else flag
 
 
 def _nothing() -> Any:

@@ -1,4 +1,4 @@
-"""Decoding on one process: the next token, the loop with a cache, and text as it comes."""
+"""Decoding: the next token, the loop with a cache for one prompt or many, and text as it comes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo_core.generate.batched import BatchLogits, Row, Rules, decode_batch, decode_steps
     from zoo_core.generate.choice import Sampling, choose, probabilities
     from zoo_core.generate.decoding import Logits, decode
     from zoo_core.generate.model import TextModel, load_model
     from zoo_core.generate.stream import TextStream
 
 __all__ = [
+    "BatchLogits",
     "Logits",
+    "Row",
+    "Rules",
     "Sampling",
     "TextModel",
     "TextStream",
     "choose",
     "decode",
+    "decode_batch",
+    "decode_steps",
     "load_model",
     "probabilities",
 ]
 
 _HOMES = {
+    "zoo_core.generate.batched": ("BatchLogits", "Row", "Rules", "decode_batch", "decode_steps"),
     "zoo_core.generate.choice": ("Sampling", "choose", "probabilities"),
     "zoo_core.generate.decoding": ("Logits", "decode"),
     "zoo_core.generate.model": ("TextModel", "load_model"),

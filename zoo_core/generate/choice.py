@@ -58,7 +58,7 @@ def probabilities(logits_V: Array, sampling: Sampling) -> Array:
     """
     values = np.asarray(logits_V, np.float64)
     if np.isnan(values).any():
-        raise ConfigError("the model's logits are not numbers", "its weights hold NaN or infinity", "use another one")
+        raise _no_numbers()
     order = np.argsort(-values, kind="stable")
     if sampling.is_greedy:
         return (np.arange(len(values)) == order[0]).astype(np.float64)
@@ -73,11 +73,18 @@ def probabilities(logits_V: Array, sampling: Sampling) -> Array:
     return found
 
 
+def _no_numbers() -> ConfigError:
+    return ConfigError("the model's logits are not numbers", "its weights hold NaN or infinity", "use another one")
+
+
 def choose(logits_V: Array, sampling: Sampling, random: np.random.Generator) -> int:
     """Return the id of the next token; draws one number from `random` unless the choice is greedy."""
-    chances = probabilities(logits_V, sampling)
     if sampling.is_greedy:
-        return int(chances.argmax())
+        best = int(np.argmax(logits_V))  # the first of equals, or the first NaN
+        if np.isnan(logits_V[best]):
+            raise _no_numbers()
+        return best
+    chances = probabilities(logits_V, sampling)
     total = np.cumsum(chances)
     # The last sum may fall short of 1 by rounding: what is drawn is scaled to it.
     return int(np.searchsorted(total, random.random() * total[-1], side="right"))
