@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import TUNING, argument, no_effect, not_yet
+from zoo_core.arguments._spec import ANSWERING, TUNING, argument, no_effect
 
 __all__ = ["DataArguments"]
 
@@ -92,10 +92,10 @@ class DataArguments(Group):
     )  # fmt: skip
     eval_with_do_generation: bool = argument(
         False, "Evaluate by generating (BLEU-4, Rouge) instead of ppl and accuracy.",
-        effect=not_yet("generation-evaluation"),
+        tasks=ANSWERING,
     )  # fmt: skip
     save_generation_output: bool = argument(
-        False, "Write generated_output.json after generation-evaluation.", effect=not_yet("generation-evaluation")
+        False, "Write generated_output.json after generation-evaluation.", tasks=ANSWERING
     )
     lazy: bool = argument(False, "Read samples while training.", effect=no_effect("samples are always streamed"))
     train_dataset_path: str | None = argument(

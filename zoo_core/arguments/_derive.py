@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoo_core.arguments._registry import SPECS
+from zoo_core.arguments._spec import ANSWERING
 from zoo_core.errors import ConfigError
 
 __all__ = ["Draft", "derive"]
@@ -155,7 +156,8 @@ def _best_model(draft: Draft) -> None:
                      "load_best_model_at_end needs a checkpoint of each evaluation",
                      "make save_steps a multiple of eval_steps")  # fmt: skip
     if draft["metric_for_best_model"] is None:
-        draft.values["metric_for_best_model"] = "loss"
+        answers = draft["eval_with_do_generation"] and draft.task in ANSWERING
+        draft.values["metric_for_best_model"] = "bleu4" if answers else "loss"
     if draft["greater_is_better"] is None:
         draft.values["greater_is_better"] = draft["metric_for_best_model"] not in (
             "loss",

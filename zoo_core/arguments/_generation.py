@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, no_effect, not_yet
+from zoo_core.arguments._spec import ANSWERING, argument, no_effect, not_yet
 
 __all__ = ["GenerationArguments"]
 
@@ -15,18 +15,21 @@ class GenerationArguments(Group):
     """How the next token is chosen, and files for prediction."""
 
     decode_strategy: str = argument(
-        "sampling", "How the next token is chosen.", choices=("sampling", "greedy_search", "beam_search"), effect=_TASK
+        "sampling",
+        "How the next token is chosen.",
+        choices=("sampling", "greedy_search", "beam_search"),
+        tasks=ANSWERING,
     )
-    top_k: int = argument(1, "Sample among this many most likely tokens; 0 is all.", minimum=0, effect=_TASK)
+    top_k: int = argument(1, "Sample among this many most likely tokens; 0 is all.", minimum=0, tasks=ANSWERING)
     top_p: float = argument(
-        1.0, "Sample among the most likely tokens of this total probability.", above=0, maximum=1, effect=_TASK
+        1.0, "Sample among the most likely tokens of this total probability.", above=0, maximum=1, tasks=ANSWERING
     )
-    temperature: float = argument(1.0, "Divide logits by this before sampling.", minimum=0, effect=_TASK)
-    min_dec_len: int = argument(1, "Fewest new tokens.", unit="tokens", minimum=0, effect=_TASK,
+    temperature: float = argument(1.0, "Divide logits by this before sampling.", minimum=0, tasks=ANSWERING)
+    min_dec_len: int = argument(1, "Fewest new tokens.", unit="tokens", minimum=0, tasks=ANSWERING,
                                 aliases=("min_new_tokens",))  # fmt: skip
-    max_dec_len: int = argument(200, "Most new tokens.", unit="tokens", minimum=1, effect=_TASK,
+    max_dec_len: int = argument(200, "Most new tokens.", unit="tokens", minimum=1, tasks=ANSWERING,
                                 aliases=("max_new_tokens",))  # fmt: skip
-    num_return_sequences: int = argument(1, "Answers for each prompt.", minimum=1, effect=_TASK)
+    num_return_sequences: int = argument(1, "Answers for each prompt.", minimum=1, tasks=ANSWERING)
     num_beams: int = argument(1, "Beams of beam search.", minimum=1, effect=_TASK)
     length_penalty: float = argument(0.0, "Exponent of the length in a beam's score.", effect=_TASK)
     early_stopping: bool = argument(False, "Stop when enough beams have ended.", effect=_TASK)

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from dataclasses import Field, field
 from typing import Any, NamedTuple
 
-__all__ = ["TUNING", "WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
+__all__ = ["ANSWERING", "TUNING", "WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
 
 
 TUNING = ("sft", "lora", "prefix", "dpo", "compress")
 """The tasks that go on from a trained model with conversations."""
+
+ANSWERING = ("sft", "lora", "prefix")
+"""Those that can be evaluated by letting the model answer."""
 
 
 class Effect(NamedTuple):

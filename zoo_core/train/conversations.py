@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo_core.arguments import Arguments, row_multiple, sample_tokens
+from zoo_core.config import ModelConfig
 from zoo_core.data import BatchPlan, MicroBatch, prefetched
 from zoo_core.data.sft import (
     Encoder,
@@ -27,12 +28,15 @@ from zoo_core.data.sft import (
 from zoo_core.engine.mesh import Mesh
 from zoo_core.errors import DataError
 from zoo_core.train.agree import shared
+from zoo_core.train.answers import AnswerEvaluation, Questions
 from zoo_core.train.conversing import encoder_of
-from zoo_core.train.evaluation import Evaluation
+from zoo_core.train.evaluation import Evaluates, Evaluation
+from zoo_core.train.generation import GENERATED, GENERATED_DEV, rules_of
 from zoo_core.train.log import logger
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.report import Part, data_report
 from zoo_core.train.rundata import RunData
+from zoo_core.train.scores import SCORES
 
 __all__ = ["ReadPart", "example_prompt", "open_conversations", "read_part", "steps_of"]
 
@@ -102,8 +106,9 @@ def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> 
     def look_at(lines: Lines, first: int, last: int, skip_bad: bool) -> Survey:
         return survey(lines, encoder, first, last, skip_bad)
 
-    read = read_part(arguments, mesh, prepared.tuning.train, look_at)
+    read = read_part(arguments, mesh, prepared.tuning.train or prepared.tuning.dev or prepared.tuning.test, look_at)
     held = read_part(arguments, mesh, prepared.tuning.dev, look_at) if training.do_eval else None
+    asked = read_part(arguments, mesh, prepared.tuning.test, look_at) if training.do_predict else None
     room, multiple = sample_tokens(arguments), row_multiple(arguments)
     fixed = room if data.pad_to_max_length else 0
     rows = None
@@ -125,8 +130,15 @@ def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> 
         logger.warning("the data, its lengths, form or order differ from the checkpoint's: other samples follow")
     if mesh.rank == 0:
         parts = [Part("train", read.lines, read.survey)]
-        parts += [Part("dev", held.lines, held.survey)] if held is not None else []
+        more = (("dev", held), ("test", asked))
+        parts += [Part(name, part.lines, part.survey) for name, part in more if part is not None]
         print(data_report(parts, encoder, train if rows is not None else None, room), flush=True)
+
+    def evaluation(part: ReadPart | None, output: str) -> Evaluates | None:
+        if part is None or not data.eval_with_do_generation:
+            return _evaluation(arguments, part, encoder, multiple, fixed)
+        return _answering(arguments, part, encoder, prepared.config, output)
+
     return RunData(
         batches,
         partial(steps_of, train, batches, first_sample, max(data.dataloader_num_workers, 1)),
@@ -136,11 +148,12 @@ def open_conversations(arguments: Arguments, mesh: Mesh, prepared: Prepared) -> 
         max_steps,
         first_step,
         first_sample,
-        _evaluation(arguments, held, encoder, multiple, fixed),
-        None,
+        evaluation(held, GENERATED_DEV if training.do_predict else GENERATED),
+        evaluation(asked, GENERATED),
         kept,
         _example(held or read, encoder),
         tuned=True,
+        scored=SCORES if data.eval_with_do_generation else (),
     )
 
 
@@ -157,19 +170,37 @@ def steps_of(train: TuningSet, batches: BatchPlan, first_sample: int, ahead: int
 
 
 def _evaluation(
-    arguments: Arguments, held: ReadPart | None, encoder: Encoder, multiple: int, fixed: int
+    arguments: Arguments, part: ReadPart | None, encoder: Encoder, multiple: int, fixed: int
 ) -> Evaluation | None:
-    if held is None:
+    if part is None:
         return None
-    training = arguments.training
-    dev = TuningSet(held.lines, encoder, held.survey, None, multiple, fixed)
-    most = training.max_evaluate_steps * training.per_device_eval_batch_size
-    return Evaluation(
-        min(len(dev), most) if most > 0 else len(dev),
-        training.per_device_eval_batch_size,
-        dev.micro_batches,
-        accuracy=True,
+    rows = TuningSet(part.lines, encoder, part.survey, None, multiple, fixed)
+    samples, at_once = _evaluated(arguments, len(rows))
+    return Evaluation(samples, at_once, rows.micro_batches, accuracy=True)
+
+
+def _answering(
+    arguments: Arguments, part: ReadPart, encoder: Encoder, config: ModelConfig, output: str
+) -> AnswerEvaluation:
+    questions, generation = Questions(part.lines, encoder, part.survey), arguments.generation
+    samples, at_once = _evaluated(arguments, len(questions))
+    return AnswerEvaluation(
+        questions,
+        samples,
+        at_once,
+        rules_of(arguments, encoder, config),
+        generation.max_dec_len,
+        generation.num_return_sequences,
+        arguments.training.seed,
+        Path(arguments.training.output_dir) / output if arguments.data.save_generation_output else None,
     )
+
+
+def _evaluated(arguments: Arguments, there: int) -> tuple[int, int]:
+    """How many samples of a part are evaluated, and how many of them at once."""
+    at_once = arguments.training.per_device_eval_batch_size
+    most = arguments.training.max_evaluate_steps * at_once
+    return min(there, most) if most > 0 else there, at_once
 
 
 def _digest(arguments: Arguments, lines: Lines, encoder: Encoder, rows: int) -> str:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,35 @@ import numpy.typing as npt
 from zoo_core.data import EvalPlan, MicroBatch
 from zoo_core.engine.engine import Engine
 
-__all__ = ["Evaluated", "Evaluation"]
+__all__ = ["Evaluated", "Evaluates", "Evaluation", "Outcome"]
 
 _AT_ONCE = 8
+
+
+class Outcome(Protocol):
+    """What any evaluation found."""
+
+    @property
+    def samples(self) -> int:
+        """How many were evaluated."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """The values by the names that `metric_for_best_model` has for them."""
+        ...
+
+
+class Evaluates(Protocol):
+    """An evaluation to be made again and again."""
+
+    def run(self, engine: Engine) -> Outcome:
+        """Evaluate; every rank calls it and gets the same."""
+        ...
 
 
 @dataclass(frozen=True)

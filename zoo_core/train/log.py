@@ -134,12 +134,9 @@ class StepLine:
 
 def eval_line(part: str, step: int, metrics: Mapping[str, float], samples: int, seconds: float) -> str:
     """The line of an evaluation."""
-    ppl = f", ppl: {metrics['ppl']:.5g}" if "ppl" in metrics else ""
-    others = "".join(f", {name}: {value:.5f}" for name, value in metrics.items() if name not in ("loss", "ppl"))
-    return (
-        f"{part} at step {step}, loss: {metrics['loss']:.9f}{ppl}{others}, "
-        f"samples: {samples}, {samples / max(seconds, 1e-9):.1f} samples/s"
-    )
+    shown = {"loss": ".9f", "ppl": ".5g"}
+    values = "".join(f", {name}: {value:{shown.get(name, '.5f')}}" for name, value in metrics.items())
+    return f"{part} at step {step}{values}, samples: {samples}, {samples / max(seconds, 1e-9):.1f} samples/s"
 
 
 def means_line(step: int, means: Mapping[str, float]) -> str:

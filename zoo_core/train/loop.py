@@ -29,6 +29,7 @@ from zoo_core.peft.prefix_files import PrefixFiles
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.adapters import export_adapter
+from zoo_core.train.generation import GENERATED, GENERATED_DEV
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
 from zoo_core.train.patience import patience_of
 from zoo_core.train.prefixes import export_prefix, open_trained
@@ -45,6 +46,8 @@ from zoo_ops.dropout import set_dropout_state
 __all__ = ["resume_command", "train"]
 
 _INTERRUPTED = 130
+
+_RECORDS = ("loss.png", "rewards.png", "loss.csv", GENERATED, GENERATED_DEV)
 
 
 def train(
@@ -113,10 +116,10 @@ def _run(
         _engine(arguments, mesh, found, prepared, data.engine),
         data,
         schedule_of(training, data.max_steps),
-        LossTable(root / "loss.csv", columns=columns_of(data.measured, data.tuned)),
+        LossTable(root / "loss.csv", columns=columns_of(data.measured, data.tuned, data.scored)),
         event_writers(kinds, folder / training.run_name if training.run_name else folder),
         tokenizer_files(prepared.tokenizer),
-        patience_of(training, prepared.state.get("patience")),
+        patience_of(arguments, prepared.state.get("patience")),
         Best(**best) if best else None,
     )
     if session.is_first:
@@ -340,12 +343,12 @@ def _results(session: Session, last: int) -> dict[str, dict[str, float]]:
             "train_samples_per_second": len(own) * data.batches.global_batch / seconds,
             "train_steps_per_second": len(own) / seconds,
         }
-    if (found := session.measured.get("eval")) is not None:
-        parts["eval"] = {
+    for part, found in session.measured.items():
+        parts[part] = {
             "epoch": epoch,
-            **{f"eval_{name}": value for name, value in found.metrics().items()},
-            "eval_runtime": found.seconds,
-            "eval_samples_per_second": found.samples / max(found.seconds, 1e-9),
+            **{f"{part}_{name}": value for name, value in found.metrics().items()},
+            f"{part}_runtime": found.seconds,
+            f"{part}_samples_per_second": found.samples / max(found.seconds, 1e-9),
         }
     return parts
 
@@ -376,10 +379,13 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
         reached.append(f"validation loss {metrics['eval_loss']:.4f}{perplexity}{accuracy}")
     if "test_loss" in metrics:
         reached.append(f"test loss {metrics['test_loss']:.4f}")
+    for part, name in (("eval", "validation"), ("test", "test")):
+        if f"{part}_bleu4" in metrics:
+            reached.append(f"{name} BLEU-4 {metrics[f'{part}_bleu4']:.4f}, Rouge-L {metrics[f'{part}_rougel']:.4f}")
     lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
     newest = session.newest() if session.saved_at >= 0 else None
     wrote = [str(newest)] if newest else []
-    wrote += [str(root / name) for name in ("loss.png", "rewards.png", "loss.csv") if (root / name).is_file()]
+    wrote += [str(root / name) for name in _RECORDS if (root / name).is_file()]
     if data.tuned:
         results = _results(session, last)
         wrote += map(str, write_results(root, results))

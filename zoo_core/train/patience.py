@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zoo_core.arguments import TrainingArguments
+from zoo_core.arguments import Arguments
+from zoo_core.train.generation import generates
 
 __all__ = ["Patience", "compared", "patience_of"]
 
 
-def compared(training: TrainingArguments) -> tuple[str, float]:
+def compared(arguments: Arguments) -> tuple[str, float]:
     """Return the metric that evaluations are compared by, and the sign that makes lower better."""
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    training = arguments.training
+    usual = "bleu4" if generates(arguments) else "loss"
+    metric = (training.metric_for_best_model or usual).removeprefix("eval_")
     greater = metric not in ("loss", "ppl") if training.greater_is_better is None else training.greater_is_better
     return metric, -1.0 if greater else 1.0
 
@@ -38,6 +41,8 @@ class Patience:
 
     def see(self, metrics: Mapping[str, float]) -> None:
         """Take an evaluation into account."""
+        if self.allowed is None:
+            return
         value = self.sign * metrics[self.metric]
         if self.best is None or value < self.best - self.threshold:
             self.best, self.waited = value, 0
@@ -54,9 +59,10 @@ class Patience:
         return {"best": self.best, "waited": self.waited}
 
 
-def patience_of(training: TrainingArguments, kept: Mapping[str, float | int | None] | None) -> Patience:
+def patience_of(arguments: Arguments, kept: Mapping[str, float | int | None] | None) -> Patience:
     """Return the patience that the arguments ask for, going on from what a checkpoint kept."""
-    made = Patience(training.early_stopping_patience, training.early_stopping_threshold, *compared(training))
+    training = arguments.training
+    made = Patience(training.early_stopping_patience, training.early_stopping_threshold, *compared(arguments))
     if kept:
         made.best, made.waited = kept["best"], int(kept["waited"] or 0)
     return made

@@ -23,9 +23,11 @@ from zoo_core.engine.launch import in_worker
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
 from zoo_core.train.adapters import describe_lora, given_adapter, lora_of_run
+from zoo_core.train.generation import generates
 from zoo_core.train.prefixes import describe_prefix, given_prefix, prefix_of_run
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
+from zoo_core.train.scores import SCORES
 from zoo_core.train.tuning import check_ready, check_tuning
 from zoo_core.train.vocabulary import check_ids, fitted_vocabulary, run_tokenizer
 
@@ -66,13 +68,14 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
         check_ids(str(arguments.data.input_dir), config)
     prefix = prefix_of_run(arguments, found, config, weights, resume)
     prefix_path = given_prefix(arguments) if prefix is not None else None
-    if prefix is not None:
-        said += (describe_prefix(found, config, prefix),)
+    trained = describe_prefix(found, config, prefix) if prefix is not None else ""
     lora = lora_of_run(arguments, found, config, weights, resume)
     lora_path = given_adapter(arguments) if lora is not None else None
     if lora is not None:
-        said += (describe_lora(found.architecture.table(config), lora),)
-    ready = Prepared(config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path)
+        trained = describe_lora(found.architecture.table(config), lora)
+    ready = Prepared(
+        config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path, trained
+    )
     if ready.start is not None:
         table = found.architecture.table(config)
         with Reader(ready.start, table, other_fusing(found, config)) as reader:
@@ -82,14 +85,19 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
 
 def _comparable(arguments: Arguments) -> None:
     training = arguments.training
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    known: tuple[str, ...] = ("loss", "ppl", "accuracy") if arguments.task in TUNING else ("loss", "ppl")
+    tunes = arguments.task in TUNING
+    answers = generates(arguments)
+    metric = (training.metric_for_best_model or ("bleu4" if answers else "loss")).removeprefix("eval_")
+    known: tuple[str, ...] = ("loss", "ppl", "accuracy") if tunes else ("loss", "ppl")
+    if answers:
+        known = SCORES
     if arguments.task == "dpo":
         known = ("loss", "rewards/accuracies", "rewards/margins", "rewards/chosen", "logps/chosen")
     if (training.load_best_model_at_end or training.early_stopping_patience) and metric not in known:
+        what = "eval_with_do_generation" if answers else "fine-tuning" if tunes else "pretraining"
         raise ConfigError(
             f"metric_for_best_model = {training.metric_for_best_model!r} is not known",
-            f"{'fine-tuning' if arguments.task in TUNING else 'pretraining'} measures {' and '.join(known)}",
+            f"{what} measures {' and '.join(known)}",
             "give one of them, or leave it out",
         )
     if training.early_stopping_patience and training.evaluation_strategy == "no":

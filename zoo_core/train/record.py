@@ -34,8 +34,10 @@ TUNED = (*COLUMNS, "eval_ppl", "eval_accuracy")
 """The columns of fine-tuning, which evaluates more."""
 
 
-def columns_of(measured: Sequence[str], tuned: bool) -> tuple[str, ...]:
-    """Return the columns of a run that tells the `measured` of steps and of evaluations."""
+def columns_of(measured: Sequence[str], tuned: bool, scored: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns of a run that tells the `measured` of steps and of evaluations, or `scored` of these."""
+    if scored:
+        return (*COLUMNS[:-1], *(f"eval_{name}" for name in scored))
     if measured:
         return (*COLUMNS, *measured, *(f"eval_{name}" for name in measured))
     return TUNED if tuned else COLUMNS

@@ -10,7 +10,7 @@ from zoo_core.arguments import Arguments
 from zoo_core.data import BatchPlan, MicroBatch
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
-from zoo_core.train.evaluation import Evaluation
+from zoo_core.train.evaluation import Evaluates
 from zoo_core.train.prepared import Prepared
 
 __all__ = ["OpenData", "RunData"]
@@ -34,6 +34,7 @@ class RunData:
         tuned: whether it is a trained model that goes on, of which a table of metrics and result files are wanted.
         engine: builds the engine, from what `zoo_core.engine.Engine` takes.
         measured: what a step tells beside its loss, by name; evaluations tell it too.
+        scored: what evaluations by generating tell, by name.
     """
 
     batches: BatchPlan
@@ -44,13 +45,14 @@ class RunData:
     max_steps: int
     first_step: int
     first_sample: int
-    valid: Evaluation | None = None
-    test: Evaluation | None = None
+    valid: Evaluates | None = None
+    test: Evaluates | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
     example: str = "In the beginning"
     tuned: bool = False
     engine: Callable[..., Engine] = Engine
     measured: tuple[str, ...] = ()
+    scored: tuple[str, ...] = ()
 
     def consumed(self, step: int) -> int:
         """Samples that are consumed when `step` steps are done."""

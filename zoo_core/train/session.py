@@ -18,7 +18,7 @@ from zoo_core.engine import state as states
 from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError
 from zoo_core.tokenizers import Tokenizer
-from zoo_core.train.evaluation import Evaluated, Evaluation
+from zoo_core.train.evaluation import Evaluates, Outcome
 from zoo_core.train.log import Speed, StepLine, Stopwatch, eval_line, logger, means_line
 from zoo_core.train.patience import Patience, compared
 from zoo_core.train.record import EventWriters, LossTable
@@ -79,7 +79,7 @@ class Session:
     best: Best | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
     metrics: dict[str, float] = field(default_factory=dict)
-    measured: dict[str, Evaluated] = field(default_factory=dict)
+    measured: dict[str, Outcome] = field(default_factory=dict)
     evaluated_at: int = -1
     saved_at: int = -1
     ended_at: int | None = None
@@ -134,7 +134,7 @@ class Session:
             self.table.write()
             self._written = time.monotonic()
 
-    def evaluate(self, step: int, evaluation: Evaluation, part: str = "validation") -> Evaluated:
+    def evaluate(self, step: int, evaluation: Evaluates, part: str = "validation") -> Outcome:
         """Evaluate on every rank, and record it."""
         found = evaluation.run(self.engine)
         logger.info("%s", eval_line(part, step, found.metrics(), found.samples, found.seconds))
@@ -150,14 +150,14 @@ class Session:
             self._compare(step, found)
         return found
 
-    def _compare(self, step: int, found: Evaluated) -> None:
+    def _compare(self, step: int, found: Outcome) -> None:
         training = self.arguments.training
         saved = step == self.data.max_steps or self.is_due(training.save_strategy, training.save_steps, step)
         if (
             not training.load_best_model_at_end or not saved or training.save_strategy == "no"
         ):  # the best is a checkpoint, and one that stays
             return
-        metric, sign = compared(training)
+        metric, sign = compared(self.arguments)
         value = found.metrics()[metric]
         if self.best is None or sign * value < sign * self.best.value:
             self.best = Best(step, value)

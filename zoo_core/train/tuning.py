@@ -13,31 +13,33 @@ from zoo_core.data.sft import SAMPLE, BadLine, TuningFiles, find_tuning_files, p
 from zoo_core.errors import ConfigError, DataError, TokenizerError
 from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.conversing import encoder_of, pair_encoder_of
+from zoo_core.train.generation import check_generation
 
 __all__ = ["check_ready", "check_tuning"]
 
 NEEDS_REFERENCE = ("dpop", "kto_pair", "sppo_hard", "nca_pair")
 NO_REFERENCE = ("simpo", "orpo")
 
+_ANSWERING = ("eval_with_do_generation", "save_generation_output", "do_predict")
+
 _LOOKED_AT = 8
 """Lines of each file that are looked at before the run; it looks at all before its first step."""
 
 
 def check_ready(arguments: Arguments) -> None:
-    """Refuse what this version cannot do.
+    """Refuse what this version cannot do, and evaluations by generating that cannot be made.
 
     Raises:
-        ConfigError: such an argument is set.
+        ConfigError: such an argument is set, or a library is missing.
     """
-    later = {
-        "eval_with_do_generation": "evaluation measures ppl and accuracy: leave it out",
-        "save_generation_output": "nothing is generated: leave it out",
-        "do_predict": "run `zoo sample` on the checkpoint, and leave it out",
-        "weight_quantize_algo": "tune without it",
-    }
+    later = {"weight_quantize_algo": "tune without it"}
+    if arguments.task == "dpo":
+        later |= dict.fromkeys(_ANSWERING, "preferences are evaluated by their loss and rewards: leave it out")
     for name, todo in later.items():
         if arguments.value(name):
             raise ConfigError(f"{name} is not in this version", "its part of zoo is not written yet", todo)
+    if arguments.task != "dpo":
+        check_generation(arguments)
 
 
 def check_tuning(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer | None) -> TuningFiles:
@@ -68,6 +70,12 @@ def check_tuning(arguments: Arguments, config: ModelConfig, tokenizer: Tokenizer
             "it has no dev.json",
             "give a folder with train.json and dev.json, or --do_eval false",
         )
+    if arguments.training.do_predict and not files.test:
+        raise DataError(
+            f"there is nothing to predict in {data.dataset_name_or_path}",
+            "it has no test.json",
+            "give a folder with train.json, dev.json and test.json, or --do_predict false",
+        )
     encoder = encoder_of(arguments, _needed(arguments, tokenizer), config.vocab_size)
     _look(arguments, files, lambda line, place: encoder.encode(parse_line(line, place), place))
     return files
@@ -84,7 +92,7 @@ def _needed(arguments: Arguments, tokenizer: Tokenizer | None) -> Tokenizer:
 
 def _look(arguments: Arguments, files: TuningFiles, encode: Callable[[bytes, str], object]) -> None:
     """Encode the first lines of the first file of each part."""
-    for file in (*files.train[:1], *files.dev[:1]):
+    for file in (*files.train[:1], *files.dev[:1], *files.test[:1]):
         for place, line in _first_lines(file):
             try:
                 encode(line, place)
