@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
 from parallel_jobs import Results  # noqa: E402
 
 from zoo_core.arguments import load_arguments  # noqa: E402
+from zoo_core.cli._tuned import tuned_of  # noqa: E402
 from zoo_core.environment import cpu_environment  # noqa: E402
 from zoo_core.plan import Request, compose  # noqa: E402
 from zoo_core.plan.counts import counted  # noqa: E402
 from zoo_core.plan.memory import owned_elements, predict_memory  # noqa: E402
 from zoo_core.plan.precision import keeping_of, numbers_of  # noqa: E402
-from zoo_core.plan.tuned import tuned_of  # noqa: E402
 from zoo_core.registry import registry  # noqa: E402
 
 MODELS = (

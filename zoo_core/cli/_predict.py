@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo_core.arguments import Arguments
 from zoo_core.cli._text import table
+from zoo_core.cli._tuned import tuned_of, tuned_text
 from zoo_core.config import ModelConfig
 from zoo_core.environment import device_of
 from zoo_core.errors import ConfigError
@@ -17,7 +18,6 @@ from zoo_core.plan.hardware import Hardware, default_hardware, hardware
 from zoo_core.plan.precision import Keeping, Numbers, keeping_of, numbers_of
 from zoo_core.plan.predict import MB, PARTS, Prediction, predict
 from zoo_core.plan.search import Free, Ranked, Search, free_of, search
-from zoo_core.plan.tuned import tuned_of
 from zoo_core.registry import Found
 
 __all__ = [
@@ -53,6 +53,12 @@ class Aim:
     numbers: Numbers
     keeping: Keeping
     counts: Counted
+
+    @property
+    def trains(self) -> str:
+        """A line on what is trained, where that is not all of the model on plain samples."""
+        said = tuned_text(self.counts.tuned, self.counts.added)
+        return f"trains     {said}" if said else ""
 
     def predict(self, plan: Plan) -> Prediction:
         """Return the prediction of a plan."""

@@ -140,6 +140,8 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     print(_head(plan, count_text(aim.counts.parameters), arguments.model.scale))
     print(plan.describe(stages=False))
     print(f"legal      all {len(RULES)} rules hold")
+    if aim.trains:
+        print(aim.trains)
     print(speed_lines(made) + "\n")
     print(stage_table(plan, parameters))
     print("\n" + memory_table(made))
@@ -163,6 +165,8 @@ def _show_ranking(aim: Aim, found: Found, plans: Search, as_json: Mapping[str, A
     reserve = f" ({aim.device.reserve / MB:.0f} of its memory in reserve)" if aim.device.reserve else ""
     limit = f"{aim.limit / MB:.0f} MB on each of {best.plan.world} devices{reserve}"
     print(f"hardware   {aim.device.name}, {limit}; {aim.numbers}")
+    if aim.trains:
+        print(aim.trains)
     for remark in _remarks(aim):
         print(f"remark     {remark}")
     print(f"\n{ranks_table(plans.ranked)}\n\nthe first of them, MB on a rank of each stage:")

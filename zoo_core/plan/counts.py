@@ -18,8 +18,6 @@ from typing import Any
 from zoo_core import layout
 from zoo_core.config import ModelConfig
 from zoo_core.layout import Column, FusedColumn, Replicate, Row, Rule, Vocab
-from zoo_core.peft import adapter_rows, prefix_rows
-from zoo_core.peft.prefix import SHARED
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.owner import owners
 from zoo_core.plan.tuned import EVERYTHING, Tuned
@@ -294,15 +292,12 @@ def counted(architecture: Architecture, config: ModelConfig, tuned: Tuned = EVER
         ConfigError: patterns of adapters mean no layer of the model.
     """
     table, layers = compact_table(architecture, config), architecture.pipe_layers(config)
-    added = adapter_rows(table, tuned.lora) if tuned.lora is not None else {}
+    added = tuned.added(table, layers) if tuned.added is not None else {}
     owned = owners([*table, *added], [layer.prefix for layer in layers], [layer.is_block for layer in layers])
-    if tuned.prefix is not None:
-        own = prefix_rows(layers, config, tuned.prefix)
+    if tuned.virtual_tokens:
+        # what the blocks' prefixes share lies outside of them, and is built with the first
         start = next(number for number, layer in enumerate(layers) if layer.is_block)
-        blocks = {layer.prefix: number for number, layer in enumerate(layers) if layer.is_block}
-        owned |= {name: next((blocks[p] for p in blocks if name.startswith(f"{p}.")), start) for name in own}
-        # what all blocks share is made by the first, after its own
-        added |= dict(sorted(own.items(), key=lambda row: row[0].rpartition(".")[2] in SHARED))
+        owned |= {name: start for name in added if not layers[owned[name]].is_block}
     entries = [Entry(name, rule, owned[name], _times(rule), name in added) for name, rule in {**table, **added}.items()]
     first: dict[str, int] = {}  # a weight and its bias are made together, wherever their rows are
     for number, entry in enumerate(entries):

@@ -210,16 +210,14 @@ def _beside(sizes: LayerSizes, work: Work, setting: Setting) -> float:
 
     Frozen matrices keep their inputs as trained ones do: Paddle's products hold on to both of their operands.
     """
-    width, lora, prefix = setting.numbers.compute_bytes, setting.tuned.lora, setting.tuned.prefix
+    width, tuned = setting.numbers.compute_bytes, setting.tuned
     kept = 0.0
     for (_, rank, inputs), times in ((sizes.adapted, 1), (sizes.adapted_expert, setting.config.experts_per_token)):
         kept += times * width * rank
-        if lora is not None and lora.dropout:
+        if tuned.dropout:
             kept += times * 2 * width * inputs  # the mask, and what it left of the input
-    if prefix is not None:
-        made = work.samples * sizes.virtual + (sizes.virtual + 2 * prefix.hidden if prefix.hidden else 0)
-        kept += width * prefix.tokens * made / work.tokens
-    return kept
+    made = work.samples * sizes.virtual + (sizes.virtual + 2 * tuned.projected if tuned.projected else 0)
+    return kept + width * tuned.virtual_tokens * made / work.tokens
 
 
 def _scores(work: Work, config: ModelConfig, heads: int, width: int, keeping: Keeping, virtual: int) -> float:

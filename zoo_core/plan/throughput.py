@@ -118,15 +118,15 @@ def _stage_time(kinds: tuple[Kind, ...], work: Work, machine: int, setting: Sett
 def _layer(sizes: LayerSizes, work: Work, setting: Setting) -> tuple[float, float, float, int]:
     """Operations a token forwards: of the model's matrices, of adapters and prefixes, of attention's core; and
     all-reduces of a hidden state."""
-    config, keeping, prefix = setting.config, setting.keeping, setting.tuned.prefix
+    config, keeping, tuned = setting.config, setting.keeping, setting.tuned
     flops = 2.0 * (sizes.multiplied + sizes.multiplied_expert * config.experts_per_token)
     beside = 2.0 * (sizes.adapted[0] + sizes.adapted_expert[0] * config.experts_per_token)
-    if prefix is not None and prefix.hidden:
-        beside += 2.0 * sizes.added * prefix.tokens / work.tokens  # the projection, once a micro batch
+    if tuned.projected:
+        beside += 2.0 * sizes.added * tuned.virtual_tokens / work.tokens  # the projection, once a micro batch
     core = 0.0
     if sizes.attention_row:
         # causal: on average half of the positions are seen, which only a flash kernel uses; virtual ones always
-        seen = (work.sequence / 2 if keeping.flash_attention else work.sequence) + setting.tuned.virtual_tokens
+        seen = (work.sequence / 2 if keeping.flash_attention else work.sequence) + tuned.virtual_tokens
         core = 4.0 * config.num_attention_heads * config.head_size / work.tensor * seen
     collectives = sum(keeping.copies_of(matrices, work.tensor) for _, matrices in sizes.columns)
     collectives += bool(sizes.attention_row) + bool(sizes.row_inputs or sizes.experts) + bool(sizes.vocabulary)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo_core.arguments import Arguments
-from zoo_core.config import ModelConfig
-from zoo_core.peft import LoraSpec, PrefixSpec, prefix_from_arguments, spec_from_arguments
+from zoo_core.layout import Rule
+from zoo_core.pipeline import PipeLayer
 
-__all__ = ["EVERYTHING", "Tuned", "tuned_of"]
+__all__ = ["EVERYTHING", "AddedRows", "Tuned"]
+
+AddedRows = Callable[[Mapping[str, Rule], Sequence[PipeLayer]], Mapping[str, Rule]]
+"""From a model's table and pipeline list to the rows of what is trained in its place, in the order it is built."""
 
 
 @dataclass(frozen=True)
@@ -17,42 +20,27 @@ class Tuned:
     """What a run trains.
 
     Args:
-        lora: adapters, which alone are trained.
-        prefix: of every block, the same.
+        added: the rows of adapters or of a prefix, which alone are trained; `None` trains all of the model.
+        dropout: adapters drop some of their input.
+        virtual_tokens: keys and values that every query sees beside those of the sample: a prefix.
+        projected: width within the projection that makes a prefix; 0 without one.
         rows: sequences of a sample: two of a pair of answers.
         reference: who gives the log-probabilities that a policy is kept near: nobody, the same weights with adapters
             switched off, or a frozen copy of all of them.
     """
 
-    lora: LoraSpec | None = None
-    prefix: PrefixSpec | None = None
+    added: AddedRows | None = None
+    dropout: bool = False
+    virtual_tokens: int = 0
+    projected: int = 0
     rows: int = 1
     reference: Literal["none", "same", "copy"] = "none"
 
     @property
     def frozen(self) -> bool:
         """Whether the model's own weights are not trained."""
-        return self.lora is not None or self.prefix is not None
-
-    @property
-    def virtual_tokens(self) -> int:
-        """Keys and values that every query sees beside those of the sample."""
-        return self.prefix.tokens if self.prefix is not None else 0
+        return self.added is not None
 
 
 EVERYTHING = Tuned()
 """All weights, on samples of one sequence."""
-
-
-def tuned_of(arguments: Arguments, config: ModelConfig) -> Tuned:
-    """Return what the arguments train.
-
-    Raises:
-        ConfigError: adapters and a prefix at once.
-    """
-    lora, prefix = spec_from_arguments(arguments), prefix_from_arguments(arguments, config)
-    if arguments.task != "dpo":
-        return Tuned(lora, prefix)
-    if arguments.finetune.reference_free:
-        return Tuned(lora, prefix, 2)
-    return Tuned(lora, prefix, 2, "same" if lora is not None else "copy")
