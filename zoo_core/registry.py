@@ -101,7 +101,8 @@ class Registry:
         raise self._unknown(name)
 
     def find(self, model: str) -> Found:
-        """Return what `model` means: a name in any case, a short name, or a folder with `config.json`.
+        """Return what `model` means: a name in any case, a short name, or a folder with `config.json`; of a run's output
+        folder, the checkpoint that was saved last.
 
         Raises:
             UnknownModelError: nothing has that name, or several models do; says the nearest and what to install.
@@ -109,8 +110,9 @@ class Registry:
             ConfigError: the folder's `config.json` cannot be read.
         """
         folder = Path(model).expanduser()
-        if (folder / "config.json").is_file():
-            return self._folder(folder)
+        for place in (folder, folder / _latest(folder)):
+            if (place / "config.json").is_file():
+                return self._folder(place)
         word = model.casefold()
         if word in self._by_name:
             architecture, entry = self._by_name[word]
@@ -213,6 +215,14 @@ class Registry:
         plugin = self._broken_plugin(family)
         assert plugin is not None
         return PluginError(f"{model} cannot be used: plugin {plugin.name} is broken", plugin.reason, plugin.todo)
+
+
+def _latest(folder: Path) -> str:
+    """The name of the checkpoint that was saved last, as the file `latest` of a run's output folder has it."""
+    try:
+        return (folder / "latest").read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _known_family(model: str) -> KnownFamily | None:
