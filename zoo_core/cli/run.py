@@ -149,9 +149,12 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
     if rehearsal:
         aim = aim_at(arguments, found, prepared.config, aimed.hardware, aimed.memory, plan.local_world)
         parameters, made = found.architecture.table(prepared.config), aim.predict(plan)
+        trained = aim.counts.tuned.added
+        rows = {**parameters, **(trained(parameters, aim.counts.layers) if trained is not None else {})}
+        print(aim.trains, end="\n" if aim.trains else "")
         print(f"{arithmetic(arguments, plan)}\n{speed_lines(made)}\n\n{stage_table(plan, parameters)}")
-        print(f"\n{memory_table(made)}\n\n{rank_table(plan, 16)}\n\n{shapes_table(plan, parameters)}")
-        print(f"\n{files_lines(arguments, plan, aim.counts.parameters, aim.numbers)}")
+        print(f"\n{memory_table(made)}\n\n{rank_table(plan, 16)}\n\n{shapes_table(plan, rows)}")
+        print(f"\n{files_lines(arguments, plan, aim.counts, aim.numbers)}")
         if refused is not None:  # the plan was shown all the same: it may be meant for another machine
             print(flush=True)
             raise refused
@@ -240,7 +243,10 @@ def _introduce(arguments: Arguments, found: Found, prepared: Prepared, plan: Pla
     print(f"model      {found.name}, {count} parameters\n{plan.describe(stages=False)}")
     weights = prepared.start or f"random, seed {arguments.training.seed}"
     step = f" (step {prepared.state['step']})" if prepared.resume else ""
-    print(f"weights    {weights}{step}", flush=True)
+    print(f"weights    {weights}{step}")
+    if prepared.trained:
+        print(f"trained    {prepared.trained}")
+    sys.stdout.flush()
 
 
 def _warn(arguments: Arguments, device: str) -> None:

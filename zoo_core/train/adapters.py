@@ -72,6 +72,12 @@ def given_adapter(arguments: Arguments) -> Path | None:
 
 def _refuse(arguments: Arguments) -> None:
     """Refuse what would change the base model or the numbers in a way that zoo does not have."""
+    if algorithm := arguments.model.weight_quantize_algo:
+        raise ConfigError(
+            f"weight_quantize_algo {algorithm} is not supported",
+            "a quantised base (QLoRA, arXiv 2305.14314) needs kernels that this device, or this version of zoo, lacks",
+            "leave it out: the base is then kept in the run's own type",
+        )
     if arguments.finetune.pissa:
         raise ConfigError(
             "pissa is not supported",

@@ -32,6 +32,7 @@ class Prepared:
         lora: the adapters that are trained, if not all weights are; then `weights` are the base model's.
         lora_path: folder of the adapters' first values; `None` for random ones.
         prefix, prefix_path: the same of a prefix.
+        trained: what is trained, in words, if not all weights are.
     """
 
     config: ModelConfig
@@ -45,6 +46,7 @@ class Prepared:
     lora_path: Path | None = None
     prefix: PrefixSpec | None = None
     prefix_path: Path | None = None
+    trained: str = ""
 
     @property
     def freezes(self) -> bool:
