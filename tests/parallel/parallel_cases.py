@@ -203,14 +203,29 @@ def _pairs() -> list[tuple[str, str]]:
 
 CASES = _pairs()
 
-IN_SOAK = {
-    ("qwen", layout)
-    for layout in (
-        "dp2", "dp2xtp2", "tp2xsharding2-stage2", "tp2xpp2xsharding2-stage1", "dp2xsharding2-stage1",
-        "dp2xsharding2-stage3",
-    )
-} | {("qwen-4", "pp4")} | set(_RECORDED)  # fmt: skip
-"""Cases that llama shows in `make test` in the same or a harder form, and those for the capability matrix alone;
+_ALWAYS = ("tp2+sp", "tp2xpp2")
+_IN_TURN = ("sharding2-stage3", "pp4-interleaved", "tp2xsharding2-stage1", "sharding2-stage2")
+
+
+def _quick(family: str) -> tuple[str, ...]:
+    """The layouts of `_EACH` that `make test` shows of a family: two of every one, the others in turn."""
+    return (*_ALWAYS, _IN_TURN[_FAMILIES.index(family) % len(_IN_TURN)])
+
+
+IN_SOAK = (
+    {
+        ("qwen", layout)
+        for layout in (
+            "dp2", "dp2xtp2", "tp2xsharding2-stage2", "tp2xpp2xsharding2-stage1", "dp2xsharding2-stage1",
+            "dp2xsharding2-stage3",
+        )
+    }
+    | {("qwen-4", "pp4")}
+    | set(_RECORDED)
+    | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
+    | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
+)  # fmt: skip
+"""Cases that others show in `make test` in the same or a harder form, and those for the capability matrix alone;
 `make soak` runs them, and `make record`."""
 
 RECOMPUTE = ("full", "full_attn", "core_attn")

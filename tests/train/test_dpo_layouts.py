@@ -25,6 +25,11 @@ COLUMNS = (
     "logps/rejected", "nll_loss", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_nll_loss",
 )  # fmt: skip
 MODELS = {"llama": "meta-llama/Meta-Llama-3-8B", "qwen": "qwen/qwen-7b"}
+OTHERS = {
+    "deepseek_v3": "deepseek-ai/DeepSeek-V3", "chatglm": "THUDM/chatglm2-6b", "bloom": "bigscience/bloom-7b1",
+    "baichuan": "baichuan-inc/Baichuan2-13B-Base", "glm": "THUDM/glm-10b", "gpt3": "gpt3-345M",
+    "opt": "facebook/opt-125m",
+}  # fmt: skip
 LORA = ("--lora", "--lora_rank", "4", "--learning_rate", "1e-2")
 
 
@@ -71,6 +76,13 @@ def test_losses_under_plans(prefer, read_losses, more, zoo_evidence):
 def test_losses_under_all_plans(prefer, read_losses, family, more, zoo_evidence):
     zoo_evidence(family, "dpo", tier="T2", model=MODELS[family])
     equal(prefer, read_losses, MODELS[family], [layout for layout in LAYOUTS if layout != "single"], *more)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("family", OTHERS)
+def test_losses_of_every_family(prefer, read_losses, family, zoo_evidence):
+    zoo_evidence(family, "dpo", tier="T2", model=OTHERS[family])
+    equal(prefer, read_losses, OTHERS[family], ["tp2"])
 
 
 @pytest.mark.soak
