@@ -5,7 +5,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from zoo_ops import Router, attach_loss, moe, set_loss_weight
+from zoo_ops import Batch, Router, attach_loss, moe, set_loss_weight
 from zoo_ops.experts import choose_experts, choose_experts_reference, moe_reference
 
 H, F, E = 6, 10, 8
@@ -116,6 +116,18 @@ def test_bias_rises_for_idle_experts_and_falls_for_busy_ones():
     block.eval()
     moe(x, block.gate, block.experts)
     assert block.gate.load_E is None
+
+
+def test_padding_is_no_load():
+    block, x = (
+        Block(experts=4, top_k=1),
+        paddle.to_tensor(np.random.default_rng(0).standard_normal((2, 3, H)), "float32"),
+    )
+    moe(x[:, 1:], block.gate, block.experts)
+    wanted, block.gate.load_E = block.gate.load_E.tolist(), None
+    mask = paddle.to_tensor([[0, 1, 1], [0, 1, 1]])
+    moe(x, block.gate, block.experts, batch=Batch(paddle.zeros([2, 3], "int64"), attention_mask=mask))
+    assert block.gate.load_E.tolist() == wanted and sum(wanted) == 4
 
 
 def test_attached_loss_adds_its_gradient_and_nothing_else():

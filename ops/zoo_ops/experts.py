@@ -17,6 +17,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
+from zoo_ops.batch import Batch
 from zoo_ops.feed_forward import gated
 from zoo_ops.linear import inside
 
@@ -107,15 +108,21 @@ class Router(nn.Layer):  # type: ignore[misc]
         self.balance_rate = balance_rate
         self.load_E: Tensor | None = None
 
-    def forward(self, x_TH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights [T, K] and the experts, int64 [T, K], of each token."""
+    def forward(self, x_TH: Tensor, real_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the weights [T, K] and the experts, int64 [T, K], of each token.
+
+        Args:
+            x_TH: tokens.
+            real_T: bool, false for padding, which is no load to be balanced; `None` without padding.
+        """
         wide = "float64" if x_TH.dtype == paddle.float64 else "float32"
         scores_TE = F.sigmoid(paddle.matmul(x_TH.astype(wide), self.weight.astype(wide), transpose_y=True))
         bias_E = self.e_score_correction_bias.astype(wide)
         weights_TK, experts_TK = choose_experts(scores_TE, bias_E, *self.options)
         # a recomputed block runs first without gradients and then with: a token is counted once
         if self.training and self.balance_rate and paddle.is_grad_enabled():
-            load_E = paddle.bincount(experts_TK.flatten(), minlength=self.weight.shape[0])
+            counted_NK = experts_TK if real_T is None else experts_TK[real_T]
+            load_E = paddle.bincount(counted_NK.flatten(), minlength=self.weight.shape[0])
             self.load_E = load_E if self.load_E is None else self.load_E + load_E
         return weights_TK, experts_TK
 
@@ -147,7 +154,7 @@ def _inside(expert: Any, x_RH: Tensor) -> Tensor:
     return inside(expert.down_proj, gated(inside(expert.gate_proj, x_RH), inside(expert.up_proj, x_RH)))
 
 
-def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None) -> Tensor:
+def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None, batch: Batch | None = None) -> Tensor:
     """Return the weighted sum of each token's experts, and the shared expert's output beside it, [B, S, H].
 
     The experts are SwiGLU blocks; no token is dropped. The region of the tensor axis is entered and left once for all
@@ -159,10 +166,14 @@ def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None) -> 
         experts: layers with `gate_proj`, `up_proj` and `down_proj`, each an `nn.Linear` without bias, by number; on
             the expert axis a rank has only some of them.
         shared: a layer like an expert that every token passes; `None` without one.
+        batch: its `attention_mask` says which tokens are padding, and no load.
     """
     whole_BSH = parallel.enter(x_BSH)
     x_TH = whole_BSH.reshape([-1, whole_BSH.shape[-1]])
-    weights_TK, experts_TK = gate(x_TH)
+    real_T = None
+    if batch is not None and batch.attention_mask is not None:
+        real_T = (batch.attention_mask[:, -whole_BSH.shape[1] :] != 0).flatten()
+    weights_TK, experts_TK = gate(x_TH) if real_T is None else gate(x_TH, real_T)
     T, K = experts_TK.shape
     # rows ordered by expert: `order[i]` is the (token, choice) of row i
     flat = experts_TK.flatten()

@@ -66,8 +66,7 @@ def test_packed_losses_under_plans(tune, read_losses, family, zoo_evidence):
 @pytest.mark.parametrize("family", SOAKED)
 def test_packed_losses_under_all_plans(tune, read_losses, family, zoo_evidence):
     zoo_evidence(family, "sft", tier="T2", model=SOAKED[family])
-    # a router counts the filling of rows, too, so that rows must be as wide without sequence parallelism as with it
-    equals_the_single_process(tune, read_losses, SOAKED[family], list(LAYOUTS), "--pad_to_multiple_of", "2")
+    equals_the_single_process(tune, read_losses, SOAKED[family], list(LAYOUTS))
 
 
 @pytest.mark.soak

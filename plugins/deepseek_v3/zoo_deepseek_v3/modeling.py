@@ -181,8 +181,8 @@ class DeepseekV3MoE(nn.Layer):
         shared = config.n_shared_experts or 0
         self.shared_experts = DeepseekV3MLP(hidden, width * shared) if shared else None
 
-    def forward(self, x_BSH: Tensor) -> Tensor:
-        return moe(x_BSH, self.gate, self.experts, self.shared_experts)
+    def forward(self, x_BSH: Tensor, batch: Batch) -> Tensor:
+        return moe(x_BSH, self.gate, self.experts, self.shared_experts, batch)
 
 
 class DeepseekV3Block(nn.Layer):
@@ -198,7 +198,9 @@ class DeepseekV3Block(nn.Layer):
 
     def forward(self, x_BSH: Tensor, batch: Batch, cache: LayerCache | None = None) -> Tensor:
         x_BSH = x_BSH + self.self_attn(self.input_layernorm(x_BSH), batch, cache)
-        return x_BSH + self.mlp(self.post_attention_layernorm(x_BSH))
+        between_BSH = self.post_attention_layernorm(x_BSH)
+        has_experts = isinstance(self.mlp, DeepseekV3MoE)
+        return x_BSH + (self.mlp(between_BSH, batch) if has_experts else self.mlp(between_BSH))
 
 
 class DeepseekV3SharedHead(nn.Layer):
