@@ -12,6 +12,7 @@ import pytest
 
 from zoo_core import layout
 from zoo_core.arguments import load_arguments
+from zoo_core.cli._tuned import tuned_of
 from zoo_core.errors import ConfigError
 from zoo_core.known import KNOWN
 from zoo_core.plan import Request, compose, owners, share
@@ -20,6 +21,7 @@ from zoo_core.plan.hardware import hardware, hardware_names
 from zoo_core.plan.memory import owned_elements, predict_memory, stage_elements
 from zoo_core.plan.precision import Keeping, Numbers, keeping_of
 from zoo_core.plan.published import PUBLISHED, predicted
+from zoo_core.plan.throughput import flops_of_token, predict_speed
 from zoo_core.registry import registry
 
 HALF = Numbers("bfloat16", "bfloat16", master=True)
@@ -157,6 +159,71 @@ def test_activations_of_a_block_by_hand():
     split = tokens * (2 * (2 * hidden + 2 * hidden / 2 + 2 * hidden + 3 * ffn / 2) + 4 * heads / 2)
     (found,) = llama_activations(world=2, tensor=2, sequence_parallel=True)
     assert found == 32 * split + tokens * 2 * (hidden / 2 + hidden)
+
+
+def tuned_7b(*words, task="pretrain"):
+    """Llama-7b at scale 1, counted for what the words train."""
+    architecture, config, _ = model("facebook/llama-7b")
+    arguments = load_arguments(task, (), ["--model", "facebook/llama-7b", *words])
+    return architecture, config, counted(architecture, config, tuned_of(arguments, config))
+
+
+@pytest.mark.parametrize("asked", [{}, {"world": 2, "tensor": 2}, {"world": 8, "sharding_stage": 1}], ids=str)
+def test_adapters_of_llama_7b_by_hand(asked):
+    """Rank 8 beside all seven matrices of 32 blocks; under tp 2 one side of each is split."""
+    architecture, config, counts = tuned_7b("--lora", "true", "--lora_rank", "8")
+    _, _, whole = model("facebook/llama-7b")
+    hidden, ffn, tensor = 4096, 11008, asked.get("tensor", 1)
+    assert counts.added == 32 * 8 * (4 * 2 * hidden + 3 * (hidden + ffn)) == 19_988_480
+    # q, k, v: A whole, B split; o: A split, B whole; gate, up: A whole, B split; down: A split, B whole
+    block = 8 * (3 * (hidden + hidden // tensor) + (hidden // tensor + hidden) + 3 * (hidden + ffn // tensor))
+    plan = compose(Request(sequence=2048, **asked), architecture, config)
+    (stage,), (full,) = (predict_memory(plan, c, HALF, Keeping()) for c in (counts, whole))
+    assert stage.weights == full.weights + 2 * 32 * block
+    assert stage.gradients == 2 * 32 * block
+    assert stage.optimizer == pytest.approx(12 * 32 * block / plan.sharding, rel=0.01)
+    assert stage.activations == full.activations + 32 * 2048 * 2 * 8 * 7  # what is between A and B
+    assert stage.logits == full.logits
+
+
+def test_a_prefix_of_llama_7b_by_hand():
+    architecture, config, counts = tuned_7b("--prefix_tuning", "true", "--num_prefix_tokens", "64")
+    plan = compose(Request(sequence=2048), architecture, config)
+    (stage,), (full,) = (predict_memory(plan, c, HALF, Keeping()) for c in (counts, model("facebook/llama-7b")[2]))
+    assert counts.added == 32 * 2 * 64 * 4096 and stage.gradients == 2 * counts.added
+    assert (stage.weights, stage.optimizer) == (full.weights + 2 * counts.added, 12 * counts.added)
+    assert stage.activations == full.activations + 32 * 2 * 2 * 64 * 4096
+
+
+def test_a_reference_is_a_copy_only_where_no_adapter_can_be_switched_off():
+    architecture, config, whole = model("facebook/llama-7b")
+    plan = compose(Request(sequence=2048), architecture, config)
+    (full,) = predict_memory(plan, whole, HALF, Keeping())
+    weights = []
+    for words in ((), ("--lora", "true"), ("--loss_type", "simpo")):
+        counts = tuned_7b(*words, task="dpo")[2]
+        (stage,) = predict_memory(plan, counts, HALF, Keeping())
+        weights.append(stage.weights - 2 * counts.added)
+        assert stage.activations >= 2 * full.activations and stage.logits == 2 * full.logits
+    assert weights == [2 * full.weights, full.weights, full.weights]
+
+
+def test_what_is_frozen_has_no_gradient_to_compute():
+    """Operations of a token: 6 for each trained element, 4 for each that is not, 12 x width x sequence of attention."""
+    architecture, config, counts = tuned_7b("--lora", "true", "--lora_rank", "8")
+    multiplied = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008) + 32000 * 4096
+    attention = 12 * 32 * 4096 * 2048
+    assert flops_of_token(counts, 2048) == 4 * multiplied + 6 * 19_988_480 + attention
+    pairs = tuned_7b("--lora", "true", "--lora_rank", "8", task="dpo")[2]
+    assert flops_of_token(pairs, 2048) == 6 * multiplied + 6 * 19_988_480 + attention * 4 / 3
+    plan, device = compose(Request(sequence=2048), architecture, config), hardware("a100-80g")
+    speeds = [predict_speed(plan, c, HALF, Keeping(), device) for c in (counts, model("facebook/llama-7b")[2], pairs)]
+    products = [speed.compute * device.peak("bfloat16") * device.matmul / 2048 for speed in speeds]
+    causal = attention / 2  # a flash kernel sees half of the positions
+    assert products[0] == pytest.approx(4 * multiplied + 6 * 19_988_480 + causal)
+    assert products[1] == pytest.approx(6 * multiplied + causal)
+    assert products[2] == pytest.approx(2 * (6 * multiplied + 6 * 19_988_480 + causal * 4 / 3))
+    assert speeds[0].update < speeds[1].update / 100
 
 
 def test_pipelines_hold_more_on_early_stages():

@@ -79,6 +79,30 @@ def test_another_world_is_for_rehearsals_only(capsys):
     assert status == 2 and "not a number of processes" in err
 
 
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [("sft", ()), ("lora", ("--lora_rank", "16")), ("prefix", ()), ("dpo", ()), ("dpo", ("--lora", "true")),
+     ("pretrain", ("--lora", "true"))],
+)  # fmt: skip
+def test_a_task_is_planned_as_it_would_run(capsys, task, more):
+    """`zoo plan --task` and `zoo run TASK --dry-run --plan auto`: the same plan, memory and speed."""
+    words = ("facebook/llama-7b", "--world", "8", "--memory", "80G", *HALF, *more)
+    status, out, _ = zoo(capsys, "plan", *words, "--task", task, "--json")
+    assert status == 0
+    best = json.loads(out)["plans"][0]
+    status, out, err = zoo(capsys, "run", task, "--model", *words, "--plan", "auto", "--dry-run")
+    assert status == 0, err
+    said = {line[:10].strip(): line[11:] for line in out.splitlines() if line[10:11] == " "}
+    made = best["prediction"]
+    assert int(said["memory"].split()[0]) == pytest.approx(made["memory_mb"], abs=0.6)
+    assert said["speed"].startswith(f"{made['tokens_per_second_per_card']:.4g} tokens")
+    assert f"tensor {best['tensor']} = 8 processes" in said["plan"]
+    assert f"micro {best['micro_batch']} x accumulate {best['accumulate']}" in said["batch"]
+    assert ("trains" in said) is (task not in ("sft", "pretrain") or bool(more))
+    frozen = "lora" in (task, *(word.strip("-") for word in more)) or task == "prefix"
+    assert ("model-*-of-*" in out) is not frozen
+
+
 @pytest.mark.parametrize("how", [["--plan", "auto"], ["--tp", "2"]])
 def test_rehearsals_need_no_paddle(how):
     words = [

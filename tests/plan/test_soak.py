@@ -66,9 +66,19 @@ def drawn(random, worlds, sequences=(cases.SEQUENCE,), nodes=(1,)):
     )
 
 
+def with_task(random, request):
+    """The request for another task, as `zoo_core.plan.from_arguments` makes it."""
+    task = random.choice(("pretrain", "pretrain", "sft", "lora", "prefix", "dpo"))
+    tokens = random.choice((4, 4, 250)) if task == "prefix" else 0
+    lora = task == "lora" or (task in ("pretrain", "dpo") and random.random() < 0.25)
+    projects = tokens > 0 and random.random() < 0.3
+    return replace(request, task=task, lora=lora, virtual_tokens=tokens, projects_prefix=projects)
+
+
 def test_the_engine_agrees_with_the_verdicts(capsys):
     random = Random(5)
     asked = [drawn(random, (1, 2, 3, 4, 6, 8, 12, 16), (16, 16, 18, 300), (1,) * 8 + (2,)) for _ in range(REQUESTS)]
+    asked = [(name, with_task(random, request)) for name, request in asked]
     words = json.dumps([{"model": name, "request": asdict(request)} for name, request in asked])
     done = subprocess.run(
         [sys.executable, str(HERE / "engine_check.py")], input=words, capture_output=True, text=True, env=environment()
@@ -79,10 +89,12 @@ def test_the_engine_agrees_with_the_verdicts(capsys):
     for (name, request), answer in zip(asked, answers, strict=True):
         refused = [verdict for verdict in judge(request, model_of(name)) if not verdict.legal]
         assert bool(refused) == bool(answer), (name, request, [v.why for v in refused], answer)
-        broken[refused[0].rule.name if refused else "legal"] += 1
+        broken[refused[0].rule.name if refused else f"legal {request.task}"] += 1
     with capsys.disabled():
         print(f"\n{len(asked)} requests judged alike: " + ", ".join(f"{n} {k}" for k, n in broken.most_common()))
-    assert len(asked) >= 1000 and broken["legal"] > 100 and len(broken) > 8
+    legal_ones = {task: broken[f"legal {task}"] for task in ("pretrain", "sft", "lora", "prefix", "dpo")}
+    assert len(asked) >= 1000 and sum(legal_ones.values()) > 100 and min(legal_ones.values()) > 8
+    assert len(broken) > 13
 
 
 @lru_cache

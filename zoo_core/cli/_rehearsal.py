@@ -10,6 +10,7 @@ from zoo_core.arguments import TUNING, Arguments
 from zoo_core.cli._text import bytes_text, table
 from zoo_core.layout import Rule
 from zoo_core.plan import Plan, owners
+from zoo_core.plan.counts import Counted
 from zoo_core.plan.precision import Numbers
 
 __all__ = ["arithmetic", "files_lines", "shapes_table"]
@@ -65,12 +66,14 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "scalar"
 
 
-def files_lines(arguments: Arguments, plan: Plan, elements: int, numbers: Numbers) -> str:
-    """Return the files that the run would write, and how large its checkpoints are.
-
-    Args:
-        elements: trained elements of the whole model.
-    """
+def files_lines(arguments: Arguments, plan: Plan, counts: Counted, numbers: Numbers) -> str:
+    """Return the files that the run would write, and how large its checkpoints are."""
+    elements, optimizer = counts.added or counts.parameters, "optimizer"
+    held, masters = "model", "master_weights"
+    if counts.tuned.frozen:
+        # as `zoo_core.checkpoint.names` has them, which does not come without numpy
+        held = "prefix" if counts.tuned.virtual_tokens else "lora"
+        optimizer, masters = f"{held}_optimizer", f"{held}_master_weights"
     training, root = arguments.training, Path(arguments.training.output_dir)
     results = ("train_results.json", "eval_results.json", "all_results.json") if arguments.task in TUNING else ()
     lines = [f"  {root / name}" for name in ("loss.csv", "loss.png", "runs/", *results)]
@@ -83,10 +86,12 @@ def files_lines(arguments: Arguments, plan: Plan, elements: int, numbers: Number
         count = f", {-(-steps // every)} in all" if steps > 0 and every and training.save_strategy == "steps" else ""
         size = elements * (numbers.weight_bytes + numbers.state_bytes)
         lines.append(f"  {root / 'checkpoint-STEP/'} {often}{count}{kept}; each of {bytes_text(size)}:")
-        masters = ", master_weights-*-of-*.safetensors" if numbers.master else ""
-        lines.append(f"    model-*-of-*.safetensors, optimizer-*-of-*.safetensors{masters}, their index files")
+        masters = f", {masters}-*-of-*.safetensors" if numbers.master else ""
+        lines.append(f"    {held}-*-of-*.safetensors, {optimizer}-*-of-*.safetensors{masters}, their index files")
         lines.append("    config.json, trainer_state.json, manifest.json, the tokenizer's files")
         lines.append(f"  {root / 'latest'}")
+        if counts.tuned.frozen:
+            lines.append(f"  {root / 'adapter/'} as PEFT loads it")
     if plan.world > 1:
         lines.append(f"  {Path(arguments.launch.log_dir) / 'workerlog.'}0 to {plan.local_world - 1} on each machine")
     return "files it would write:\n" + "\n".join(lines)

@@ -67,6 +67,7 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         offload=parallel.offload,
         pipeline_cuts=parallel.pipeline_cuts,
         task=_task(arguments),
+        lora=arguments.finetune.lora or arguments.task == "lora",
         virtual_tokens=_virtual_tokens(arguments),
         projects_prefix=_virtual_tokens(arguments) > 0 and arguments.finetune.prefix_projection,
         generation_evaluation=arguments.data.eval_with_do_generation,

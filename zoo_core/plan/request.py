@@ -38,6 +38,7 @@ class Request:
         offload: keep the sharded optimizer states in host memory.
         pipeline_cuts: block numbers at which the second and later chunks begin; empty cuts evenly.
         task: a task of `zoo_core.arguments` ("pretrain", "sft", "lora", "prefix", ...), or "logits".
+        lora: adapters are trained, whatever the task.
         virtual_tokens: length of a prefix that every layer has, 0 without one.
         projects_prefix: all layers' prefixes are made from one embedding.
         generation_evaluation: evaluation generates text.
@@ -65,6 +66,7 @@ class Request:
     offload: bool = False
     pipeline_cuts: tuple[int, ...] = ()
     task: str = "pretrain"
+    lora: bool = False
     virtual_tokens: int = 0
     projects_prefix: bool = False
     generation_evaluation: bool = False
@@ -136,6 +138,8 @@ class Degrees:
         recompute, stage = r.recompute != "none", f"sharding_stage{r.sharding_stage}"
         on = {
             _TASK_CELLS.get(r.task, ""): True,
+            "lora": r.lora or r.task == "lora",
+            "prefix_tuning": r.virtual_tokens > 0 or r.task == "prefix",
             "data_parallel": self.data > 1,
             "tensor_parallel": r.tensor > 1,
             "pipeline_parallel": r.pipeline > 1,
