@@ -9,15 +9,17 @@ from zoo_core import find
 from zoo_core.engine.build import from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import make_mesh
+from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.errors import ConfigError
 from zoo_core.generate import Row, Rules, Sampling, decode, decode_batch, decode_steps
 from zoo_core.generate.batches import answer_batch
+from zoo_core.peft import PrefixSpec
 from zoo_core.plan import Request, compose
 from zoo_core.testing.models import random_weights
 from zoo_ops import Cache
 
 GREEDY, DRAWN = Sampling(temperature=0.0), Sampling(temperature=1.5, top_k=20, top_p=0.95)
-NEW = 8
+NEW = 6
 FAMILIES = {
     "llama": "facebook/llama-7b", "chatglm": "THUDM/chatglm-6b", "chatglm2": "THUDM/chatglm2-6b",
     "bloom": "bigscience/bloom-560m", "qwen": "qwen/qwen-7b", "opt": "facebook/opt-125m", "gpt3": "gpt3-345M",
@@ -116,9 +118,7 @@ def alone(engine, row, rules):
     return list(decode(following, row.ids, row.max_new_tokens, rules.sampling, seed=row.seed, ends=rules.ends))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_gives_each_row_what_it_gets_alone(family):
-    engine = make_engine(FAMILIES[family])
+def gives_each_row_what_it_gets_alone(engine):
     rows = [Row(ids, NEW - number, (3, number)) for number, ids in enumerate(prompts(engine))]
     drawn = [alone(engine, row, Rules(DRAWN)) for row in rows]
     assert all(len(set(text)) > 1 for text in drawn), "the model says one token only: nothing is tested"
@@ -127,6 +127,43 @@ def test_a_batch_gives_each_row_what_it_gets_alone(family):
     ended = [alone(engine, row, rules) for row in rows]
     assert len(ended[1]) < len(drawn[1])
     assert answer_batch(engine, rows, rules, NEW) == ended
-    assert answer_batch(engine, rows[::-1], Rules(GREEDY), NEW) == [
-        alone(engine, row, Rules(GREEDY)) for row in rows[::-1]
-    ]
+    greedy = Rules(GREEDY)
+    assert answer_batch(engine, rows[::-1], greedy, NEW) == [alone(engine, row, greedy) for row in rows[::-1]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_gives_each_row_what_it_gets_alone(family):
+    gives_each_row_what_it_gets_alone(make_engine(FAMILIES[family]))
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "chatglm", "opt"])
+def test_a_batch_behind_a_prefix(family):
+    engine = make_engine(FAMILIES[family], prefix=PrefixSpec(5))
+    random = np.random.default_rng(0)
+    for name, held in engine.held.items():
+        if "prefix" in name:
+            held.tensor.set_value(random.standard_normal(held.tensor.shape, np.float32) * 0.3)
+    gives_each_row_what_it_gets_alone(engine)
+
+
+def test_training_goes_on_as_if_nothing_had_been_answered():
+    """The engine of a run: an answer in between changes no weight, no gradient and no mode."""
+    losses = []
+    for answers in (False, True):
+        engine = make_engine("facebook/llama-7b", settings=OptimizerSettings())
+        ids = np.random.default_rng(2).integers(10, 200, (2, 9))
+        batch = {"input_ids": ids[:, :-1], "labels": ids[:, 1:]}
+        for _ in range(2):
+            losses.append(engine.train_step([batch], 1e-2).loss)
+            if answers:
+                assert answer_batch(engine, [Row([5, 6], 3), Row([7], 2)], Rules(GREEDY), 3) != [[], []]
+    assert losses[:2] == losses[2:] and losses[1] < losses[0]
+
+
+def test_the_head_sees_the_last_position_alone():
+    engine = make_engine("facebook/llama-7b")
+    seen, head = [], engine.layers.run[-1]
+    plain = head.forward
+    head.forward = lambda x, *more: seen.append(x.shape) or plain(x, *more)
+    answer_batch(engine, [Row([5, 6, 7], 2), Row([8], 2)], Rules(GREEDY), 2)
+    assert [shape[:2] for shape in seen] == [[2, 1], [2, 1]]

@@ -121,22 +121,52 @@ LAYOUTS = {
     "tp2+sp": "--tp 2 --sequence_parallel --gradient_accumulation_steps 2 --per_device_train_batch_size 2",
     "stage3": "--sharding stage3 --per_device_train_batch_size 2",
 }
+SOAKED = {
+    "dp2": "--per_device_train_batch_size 2", "stage2": "--sharding stage2 --per_device_train_batch_size 2",
+    "ep2": "--sharding stage1 --expert_parallel_degree 2 --per_device_train_batch_size 2",
+    "tp2xstage1": "--tp 2 --sharding stage1 --per_device_train_batch_size 2",
+}  # fmt: skip
 
 
-def test_answers_do_not_depend_on_the_plan(run, words, nursery, tmp_path):
-    flags = [*ANSWERED.split(), *"--max_steps 2 --learning_rate 1e-3 --top_k 0 --top_p 0.9 --temperature 0.8".split()]
-    flags += "--num_return_sequences 2 --per_device_eval_batch_size 2 --save_strategy no --min_dec_len 2".split()
-    status, _, err = run(words(*flags, model="facebook/llama-7b"))
-    assert (status, err) == (0, "")
-    wanted = read(tmp_path / "out" / "generated_output.json")
-    assert len(wanted) == 14 and wanted[0]["src"] == wanted[1]["src"] and wanted[0]["output"] != wanted[1]["output"]
-    for name, layout in LAYOUTS.items():
-        told = nursery.run(words(*flags, *layout.split(), "--nproc", "2", model="facebook/llama-7b", out=name), 2)
-        assert told["statuses"] == [0, 0], nursery.log()
-        assert read(tmp_path / name / "generated_output.json") == wanted, name
-    alone = words(*flags, "--per_device_eval_batch_size", "7", model="facebook/llama-7b", out="alone")
-    assert run(alone)[0] == 0
-    assert read(tmp_path / "alone" / "generated_output.json") == wanted
+@pytest.fixture
+def same_answers(run, words, nursery, tmp_path):
+    """Let a model answer, several to a question, under layouts; gives what it says on one process, if all agree."""
+
+    def compare(model: str, layouts: dict[str, str], *more: str) -> list[dict]:
+        flags = f"{ANSWERED} --max_steps 2 --learning_rate 1e-3 --top_k 0 --top_p 0.9 --temperature 0.8 --min_dec_len 2"
+        flags += " --num_return_sequences 2 --per_device_eval_batch_size 2 --save_strategy no"
+        status, _, err = run(words(*flags.split(), *more, model=model))
+        assert (status, err) == (0, "")
+        wanted = read(tmp_path / "out" / "generated_output.json")
+        for name, layout in layouts.items():
+            world = 4 if "x" in name else 2
+            given = words(*flags.split(), *more, *layout.split(), "--nproc", str(world), model=model, out=name)
+            told = nursery.run(given, world, limit=300)
+            assert told["statuses"] == [0] * world, nursery.log()
+            assert read(tmp_path / name / "generated_output.json") == wanted, name
+        return wanted
+
+    return compare
+
+
+def test_answers_do_not_depend_on_the_plan(same_answers, run, words, tmp_path):
+    said = same_answers("facebook/llama-7b", LAYOUTS)
+    assert len(said) == 14 and said[0]["src"] == said[1]["src"] and said[0]["output"] != said[1]["output"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("model", "layouts", "more"),
+    [
+        ("deepseek-ai/DeepSeek-V3", SOAKED, ""),
+        ("THUDM/chatglm2-6b", {**LAYOUTS, **SOAKED}, ""),
+        ("bigscience/bloom-7b1", LAYOUTS, "--prefix_tuning --num_prefix_tokens 4"),
+        ("facebook/llama-7b", LAYOUTS, "--lora --per_device_eval_batch_size 7"),
+    ],
+)
+def test_answers_of_families_do_not_depend_on_the_plan(same_answers, model, layouts, more):
+    layouts = {name: flags for name, flags in layouts.items() if "expert" not in flags or "deepseek" in model}
+    assert len(same_answers(model, layouts, *more.split())) == 14
 
 
 @pytest.mark.parametrize(

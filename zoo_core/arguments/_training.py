@@ -153,8 +153,9 @@ class EvaluationArguments(Group):
         False, "Keep the checkpoint of the best evaluation, named by the file `best` in output_dir, and end with it."
     )
     metric_for_best_model: str | None = argument(
-        None, "Which metric is compared: loss or ppl, in fine-tuning accuracy too; with eval_with_do_generation bleu4, "
-        "rouge1, rouge2 or rougel. Empty is loss, or bleu4."
+        None,
+        "Which metric is compared: loss or ppl, in fine-tuning accuracy too; with eval_with_do_generation bleu4, "
+        "rouge1, rouge2 or rougel. Empty is loss, or bleu4.",
     )
     greater_is_better: bool | None = argument(
         None, "Whether higher is better; empty is yes unless the metric is the loss."
