@@ -121,9 +121,9 @@ def alone(engine, row, rules):
 def gives_each_row_what_it_gets_alone(engine):
     rows = [Row(ids, NEW - number, (3, number)) for number, ids in enumerate(prompts(engine))]
     drawn = [alone(engine, row, Rules(DRAWN)) for row in rows]
-    assert all(len(set(text)) > 1 for text in drawn), "the model says one token only: nothing is tested"
+    assert len({token for text in drawn for token in text}) > 4, "the model says little: nothing is tested"
     assert answer_batch(engine, rows, Rules(DRAWN), NEW) == drawn
-    rules = Rules(DRAWN, ends=(drawn[1][2],))
+    rules = Rules(DRAWN, ends=(drawn[1][-2],))
     ended = [alone(engine, row, rules) for row in rows]
     assert len(ended[1]) < len(drawn[1])
     assert answer_batch(engine, rows, rules, NEW) == ended
