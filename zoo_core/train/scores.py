@@ -4,8 +4,7 @@ BLEU-4 is sacrebleu's, of the whole part (Papineni et al. 2002; Post 2018), with
 rouge-score's F-measure, the mean over answers (Lin 2004). Both are from 0 to 1. Words are what is counted; in Chinese
 every character is one, which rouge-score by itself would drop.
 
-PaddleNLP counts characters in every language, and does not smooth: its numbers are higher for other languages than
-Chinese and do not compare with these.
+PaddleNLP counts characters in every language, and does not smooth BLEU: its numbers do not compare with these.
 """
 
 from __future__ import annotations
