@@ -2,9 +2,9 @@
 
     planned_worker.py TASKS.json OUT
 
-A task is `{"id", "model", "scale", "config", "request", "steps"}`: a model, a scale of its family, changes of its
-configuration, and the fields of a `Request`. Each rank writes `OUT/ID/rankN.json`, and when all have, the last one
-`OUT/ID/result.json`.
+A task is `{"id", "model", "scale", "config", "request", "steps", "words"}`: a model, a scale of its family, changes of
+its configuration, the fields of a `Request`, and perhaps arguments that say what is trained. Each rank writes
+`OUT/ID/rankN.json`, and when all have, the last one `OUT/ID/result.json`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
 import numpy as np  # noqa: E402
 import parallel_cases as cases  # noqa: E402
 
+from zoo_core.arguments import load_arguments  # noqa: E402
 from zoo_core.engine.build import from_seed  # noqa: E402
 from zoo_core.engine.engine import Engine  # noqa: E402
 from zoo_core.engine.mesh import Mesh, make_mesh  # noqa: E402
 from zoo_core.engine.optimizer import OptimizerSettings  # noqa: E402
+from zoo_core.peft import prefix_from_arguments, spec_from_arguments  # noqa: E402
 from zoo_core.plan import Plan, Request, compose  # noqa: E402
 from zoo_core.registry import registry  # noqa: E402
 from zoo_ops import set_dropout_state  # noqa: E402
@@ -64,7 +66,9 @@ def run(task: dict[str, Any]) -> tuple[Mesh, dict[str, Any]]:
     plan = compose(replace(request, pipeline_cuts=tuple(request.pipeline_cuts)), architecture, config)
     mesh = mesh_of(plan)
     source = from_seed(SEED, config, plan.tensor, mesh.place.tensor)
-    engine = Engine(mesh, architecture, config, source, settings=OptimizerSettings())
+    arguments = load_arguments("pretrain", (), ["--model", task["model"], *task.get("words", ())])
+    added = {"lora": spec_from_arguments(arguments), "prefix": prefix_from_arguments(arguments, config)}
+    engine = Engine(mesh, architecture, config, source, settings=OptimizerSettings(), **added)
     updater = engine.updater
     seen: dict[str, Any] = {"place": astuple(mesh.place), "losses": [], "gradients": 0}
     update = updater.step
