@@ -20,7 +20,6 @@ from zoo_core.engine.launch import is_spawned, report_end, report_failure, repor
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_count, device_of, require_paddle
 from zoo_core.errors import ConfigError, ZooError, nearest
-from zoo_core.peft.prefix_files import prefix_folder, prefix_spec
 from zoo_core.plan import Plan, chosen_model, compose, from_arguments, world_size
 from zoo_core.plan.hardware import hardware
 from zoo_core.plan.rules import room_for_samples
@@ -198,6 +197,8 @@ def _as_prefix_is(arguments: Arguments) -> Arguments:
     said = {"num_prefix_tokens", "prefix_projection"} & set(arguments.given)
     if not (wanted.prefix_tuning and wanted.prefix_path) or said:
         return arguments
+    from zoo_core.peft.prefix_files import prefix_folder, prefix_spec  # reads files with numpy, as above
+
     there = prefix_spec(prefix_folder(wanted.prefix_path))
     return arguments.replace(num_prefix_tokens=there.tokens, prefix_projection=there.hidden > 0)
 
