@@ -82,6 +82,13 @@ def test_a_missing_library_is_named_before_training(run, words, tmp_path, monkey
     assert run(words("--max_steps", "1", "--do_eval"))[0] == 0
 
 
+def test_a_rehearsal_names_the_files(run, words, tmp_path):
+    status, out, _ = run(words("--max_steps", "1", *ANSWERED.split(), "--do_predict", "--dry_run"))
+    named = [line.strip() for line in out.splitlines()]
+    assert status == 0 and str(tmp_path / "out" / "test_results.json") in named
+    assert str(tmp_path / "out" / "generated_output.json") in named and not (tmp_path / "out").exists()
+
+
 def test_a_run_answers_measures_and_writes(run, words, tmp_path, read_losses):
     flags = "--max_steps 30 --learning_rate 5e-3 --eval_steps 15 --save_steps 15 --load_best_model_at_end --do_predict"
     status, out, err = run(words(*flags.split(), *ANSWERED.split(), "--per_device_eval_batch_size", "3"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo_core import layout
-from zoo_core.arguments import TUNING, Arguments
+from zoo_core.arguments import ANSWERING, TUNING, Arguments
 from zoo_core.cli._text import bytes_text, table
 from zoo_core.layout import Rule
 from zoo_core.plan import Plan, owners
@@ -75,7 +75,10 @@ def files_lines(arguments: Arguments, plan: Plan, counts: Counted, numbers: Numb
         held = "prefix" if counts.tuned.virtual_tokens else "lora"
         optimizer, masters = f"{held}_optimizer", f"{held}_master_weights"
     training, root = arguments.training, Path(arguments.training.output_dir)
-    results = ("train_results.json", "eval_results.json", "all_results.json") if arguments.task in TUNING else ()
+    results = ["train_results.json", "eval_results.json", "all_results.json"] if arguments.task in TUNING else []
+    if arguments.task in ANSWERING:
+        results += ["test_results.json"] if training.do_predict else []
+        results += ["generated_output.json"] if arguments.data.save_generation_output else []
     lines = [f"  {root / name}" for name in ("loss.csv", "loss.png", "runs/", *results)]
     if training.save_strategy != "no":
         steps, every = training.max_steps, training.save_steps
