@@ -1,7 +1,7 @@
 """Many prompts at a time: one pass over all of them, then one pass a token, until every row has ended. No paddle.
 
 A row's text does not depend on the rows beside it: it has draws of its own, and what it sees is its own tokens. One
-exception is the family's: dynamic rope scaling takes its base from the longest row, once that exceeds the trained context.
+exception is the family's: dynamic rope scaling takes its base from the longest row, beyond the trained context.
 
 Shape legend: B rows, S tokens of a pass, K tokens so far, V vocabulary.
 """
