@@ -59,6 +59,7 @@ same here, so that what is planned is what would run.
   zoo plan qwen/qwen-7b --world 8 --tp 2 --pp 2 --sharding stage1 --hardware a100-40g
   zoo plan qwen/qwen-7b --world 4 --pp 2 --pp_cuts 10 --micro_batch_size 1
   zoo plan pretrain.json --world 16 --nnodes 2
+  zoo plan qwen/qwen-7b --task lora --lora_rank 16 --world 2 --memory 40G --bf16 --fp16_opt_level O2
 
 Options:
 """
