@@ -26,6 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 MODELS = {"llama": "meta-llama/Meta-Llama-3-8B", "qwen": "qwen/qwen-7b"}
 OTHERS = {
+    "qwen": "qwen/qwen-7b",
     "deepseek_v3": "deepseek-ai/DeepSeek-V3", "chatglm": "THUDM/chatglm2-6b", "bloom": "bigscience/bloom-7b1",
     "baichuan": "baichuan-inc/Baichuan2-13B-Base", "glm": "THUDM/glm-10b", "gpt3": "gpt3-345M",
     "opt": "facebook/opt-125m",
