@@ -97,6 +97,23 @@ def test_the_engine_agrees_with_the_verdicts(capsys):
     assert len(broken) > 13
 
 
+WORDS = {
+    "pretrain": [], "lora": ["--lora", "true", "--lora_rank", "4"],
+    "prefix": ["--prefix_tuning", "true", "--num_prefix_tokens", "4"],
+}  # fmt: skip
+
+
+def trained_in_turn(name, request, number):
+    """The request for all weights, for adapters or for a prefix, whichever's turn it is and is legal."""
+    task = tuple(WORDS)[number % 3]
+    asked = replace(request, task=task, lora=task == "lora", virtual_tokens=4 if task == "prefix" else 0)
+    return asked if legal(name, asked) else request
+
+
+def single_of(name, task, samples):
+    return f"single-{name.rpartition('/')[2]}-{task}-{samples}"
+
+
 @lru_cache
 def chosen():
     """Thirty legal requests, and the nearest legal ones of twenty that are not; of few samples a step."""
@@ -111,7 +128,7 @@ def chosen():
         samples = plan.micro_batch * plan.accumulate * degrees.data * degrees.sharding
         if samples <= 32 and counted[kind, plan.world] < 10:
             task = f"{kind}-{counted[kind]}"
-            found[task] = (name, replace(plan, data=None), samples)
+            found[task] = (name, trained_in_turn(name, replace(plan, data=None), counted[kind]), samples)
             counted[kind] += 1
             counted[kind, plan.world] += 1
     return found
@@ -128,8 +145,9 @@ def ran(tmp_path_factory):
         single = Request(micro_batch=samples if samples <= 8 else 8, accumulate=max(samples // 8, 1))
         if samples % 8 and samples > 8:
             single = Request(accumulate=samples)
-        for key, asked in ((task, request), (f"single-{name.rpartition('/')[2]}-{samples}", single)):
+        for key, asked in ((task, request), (single_of(name, request.task, samples), single)):
             tasks[key] = {"id": key, "model": name, "scale": "tiny", "config": {}, "steps": STEPS}
+            tasks[key]["words"] = WORDS[request.task]
             tasks[key]["request"] = {k: v for k, v in asdict(asked).items() if k != "sequence"}
     for world in sorted({task["request"]["world"] for task in tasks.values()}):
         results.run([task for task in tasks.values() if task["request"]["world"] == world], world)
@@ -139,7 +157,7 @@ def ran(tmp_path_factory):
 @pytest.mark.parametrize("task", TASKS)
 def test_legal_plans_run_and_give_the_losses_of_one_process(ran, task):
     name, request, samples = chosen()[task]
-    single = ran.of(f"single-{name.rpartition('/')[2]}-{samples}")["ranks"][0]["losses"]
+    single = ran.of(single_of(name, request.task, samples))["ranks"][0]["losses"]
     assert len(single) == STEPS
     for rank in ran.of(task)["ranks"]:
         assert rank["losses"] == pytest.approx(single, rel=1e-5, abs=1e-5), (name, request)
@@ -148,4 +166,5 @@ def test_legal_plans_run_and_give_the_losses_of_one_process(ran, task):
 def test_enough_was_run():
     assert sorted(chosen()) == sorted(TASKS)
     assert len({name for name, _, _ in chosen().values()}) >= 6
+    assert Counter(request.task for _, request, _ in chosen().values()).keys() == WORDS.keys()
     assert {request.world for _, request, _ in chosen().values()} >= {2, 4, 8}
