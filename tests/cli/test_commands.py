@@ -237,3 +237,26 @@ def test_bad_words_exit_2_with_one_message(capsys, words, text):
 def test_traceback_before_or_after_the_command(capsys, words):
     status, _, err = zoo(capsys, *words)
     assert status == 2 and "Traceback" in err and "error: unknown model" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("plan", "qwen/qwen-7b", "--wrold", "8"), "--world"),
+        (("plan", "qwen/qwen-7b", "--explian"), "--explain"),
+        (("run", "pretrain", "--model", "qwen/qwen-7b", "--hardwear", "cpu"), "--hardware"),
+        (("plan", "qwen/qwen-7b", "--learning_rat", "1"), "--learning_rate"),
+    ],
+)
+def test_a_misspelt_option_is_named_whosever_it_is(capsys, words, meant):
+    status, out, err = zoo(capsys, *words)
+    assert status == 2 and out == "" and f"did you mean {meant}?" in err
+
+
+def test_capabilities_fit_a_terminal_and_are_whole_lines_in_a_pipe(capsys, monkeypatch):
+    whole = zoo(capsys, "capabilities", "qwen/qwen-7b")[1]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "150")
+    narrow = zoo(capsys, "capabilities", "qwen/qwen-7b")[1]
+    assert max(map(len, narrow.splitlines())) <= 150 < max(map(len, whole.splitlines()))
+    assert sorted(narrow.split()) == sorted(whole.split())  # no word is cut: tests' names are copied

@@ -43,7 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
     "tokenizer": Entry("zoo_core.cli.tokenizer", "train and try tokenizers"),
     "convert": Entry("zoo_core.cli.convert", "convert weights: Hugging Face, PyTorch, Paddle, PaddleNLP, zoo"),
-    "merge": Entry("zoo_core.cli.merge", "merge what PaddleNLP or FleetX left in shards"),
+    "merge": Entry("zoo_core.cli.merge", "merge an adapter and its base, or shards of PaddleNLP or FleetX"),
     "doctor": Entry("zoo_core.cli.doctor", "say what this machine has and what is missing"),
     "completion": Entry("zoo_core.cli.completion", "print the completion script of a shell"),
 }

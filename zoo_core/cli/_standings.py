@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 
 from zoo_core.cli._text import table
 from zoo_core.matrix import Standing
 
 __all__ = ["evidence_lines", "standing_table"]
+
+_NARROW = 24  # columns that a reason has at least, however narrow the terminal
 
 
 def _shown(one: Standing) -> str:
@@ -20,9 +25,22 @@ def _shown(one: Standing) -> str:
     return f"{one.why} ({one.owner})" if one.owner else one.why
 
 
+def _wrapped(cell: str, state: str, said: str, width: int) -> list[tuple[str, str, str]]:
+    # the name of a test stays whole, to be copied
+    first, *more = textwrap.wrap(said, width, break_on_hyphens=False, break_long_words=False) or [""]
+    return [(cell, state, first), *(("", "", line) for line in more)]
+
+
 def standing_table(row: Mapping[str, Standing]) -> str:
-    """Return a table of cells with their states, and where each comes from or why it is so."""
-    rows = [(cell, one.state, _shown(one)) for cell, one in row.items()]
+    """Return a table of cells with their states, and where each comes from or why it is so, as wide as a terminal.
+
+    Lines into a file or a pipe stay whole: one for each cell.
+    """
+    rows: list[tuple[str, str, str]] = [(cell, one.state, _shown(one)) for cell, one in row.items()]
+    if sys.stdout.isatty() and rows:
+        taken = sum(max(len(one[column]) for one in rows) + 2 for column in (0, 1))
+        width = max(shutil.get_terminal_size().columns - taken, _NARROW)
+        rows = [line for one in rows for line in _wrapped(*one, width)]
     return table(("TASK OR STRATEGY", "STATE", "SHOWN BY, OR WHY"), rows)
 
 

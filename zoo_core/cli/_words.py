@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from zoo_core.arguments._registry import BY_ANY_NAME
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.errors import nearest
 
-__all__ = ["nothing_left", "split_model", "take_option", "take_switch"]
+__all__ = ["misspelt", "nothing_left", "split_model", "take_option", "take_switch"]
 
 
 def nothing_left(words: Sequence[str], command: str, known: Iterable[str]) -> None:
@@ -21,6 +22,27 @@ def nothing_left(words: Sequence[str], command: str, known: Iterable[str]) -> No
     near = nearest(words[0].partition("=")[0], known)
     todo = f"did you mean {near}?" if near else f"zoo {command} --help says what there is"
     raise UsageFailure(f"zoo {command} does not know {words[0]!r}", "", todo)
+
+
+def misspelt(words: Sequence[str], own: Iterable[str]) -> None:
+    """Check that no word is nearer to an option of the command itself than to any argument of a run.
+
+    Args:
+        own: the command's options, which were taken off the words; arguments of runs are judged elsewhere.
+
+    Raises:
+        UsageFailure: one is; names the option.
+    """
+    arguments = {f"--{name}" for name in BY_ANY_NAME}
+    own = set(own)
+    for word in words:
+        typed = word.partition("=")[0]
+        flag = "--" + typed.removeprefix("--").replace("-", "_").removeprefix("no_")
+        if not typed.startswith("--") or flag in arguments:
+            continue
+        near = nearest(typed, own | arguments)
+        if near in own:
+            raise UsageFailure(f"unknown argument {typed}", "it stands on the command line", f"did you mean {near}?")
 
 
 def split_model(words: Sequence[str]) -> tuple[str | None, list[str]]:

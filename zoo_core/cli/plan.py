@@ -20,7 +20,7 @@ from zoo_core.cli._predict import (
     speed_lines,
 )
 from zoo_core.cli._text import count_text, print_json, table
-from zoo_core.cli._words import split_model, take_option, take_switch
+from zoo_core.cli._words import misspelt, split_model, take_option, take_switch
 from zoo_core.errors import ConfigError, PlanError
 from zoo_core.plan import RULES, Plan, chosen_model, compose, from_arguments
 from zoo_core.plan.explain import explain, rejections
@@ -105,6 +105,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     if published:
         return _published(as_json)
     model, rest = split_model(rest)
+    misspelt(rest, _OWN)
     arguments = load_arguments(task or "pretrain", (), [*(["--model", model] if model else []), *rest])
     found, config = chosen_model(arguments)
     nodes = arguments.launch.nnodes

@@ -14,7 +14,7 @@ from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._predict import aim_at, chosen, memory_table, speed_lines
 from zoo_core.cli._rehearsal import arithmetic, files_lines, shapes_table
 from zoo_core.cli._text import count_text
-from zoo_core.cli._words import take_option
+from zoo_core.cli._words import misspelt, take_option
 from zoo_core.config import ModelConfig
 from zoo_core.engine.launch import is_spawned, report_end, report_failure, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
@@ -98,6 +98,7 @@ def _take_aim(words: Sequence[str]) -> tuple[_Aimed, list[str]]:
     world, rest = take_option(words, "--world")
     hardware, rest = take_option(rest, "--hardware")
     memory, rest = take_option(rest, "--memory")
+    misspelt(rest, ("--world", "--hardware", "--memory"))
     return _Aimed(world, hardware, memory), rest
 
 
