@@ -22,13 +22,14 @@ LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "dropout": 0.1, "plus": 4.0}
 WITH_EXPERTS = {**LORA, "dropout": 0.0}
 
 QUICK = {
-    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp4", "tp2xpp2", "tp2xsharding2-stage1"),
+    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2"),
     "gpt3-fused": ("tp2+sp", "tp2xpp2"),
     "deepseek_v3": ("ep2",),
 }
 SOAK = {
     "llama": (
-        "dp2", "sharding2-stage1", "sharding2-stage3", "tp2+spxpp2", "tp2xsharding2-stage2", "tp2xsharding2-stage3",
+        "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp2+spxpp2", "tp2xsharding2-stage1",
+        "tp2xsharding2-stage2", "tp2xsharding2-stage3",
     ),
     "llama-fused": ("tp4", "tp4+sp", "tp2xpp2"),
     "llama-8": ("pp4-interleaved",),

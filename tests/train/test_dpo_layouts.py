@@ -64,11 +64,10 @@ def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> No
             np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {layout}")
 
 
-@pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
-def test_losses_under_plans(prefer, read_losses, more, zoo_evidence):
-    """What is split and cut at once, and what is sharded; the others are below."""
+def test_losses_under_plans(prefer, read_losses, zoo_evidence):
+    """What is split and cut at once; the others, and adapters, are below."""
     zoo_evidence("llama", "dpo", tier="T2", model=MODELS["llama"])
-    equal(prefer, read_losses, MODELS["llama"], ["tp2xpp2"] if more else ["tp2xpp2", "sharding2"], *more)
+    equal(prefer, read_losses, MODELS["llama"], ["tp2xpp2"])
 
 
 @pytest.mark.soak
