@@ -48,6 +48,17 @@ def test_the_way_from_text_to_corpus(tmp_path):
         run(data.command, "build", poems, "--output", prefix)
 
 
+def test_the_commands_it_names_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "my text.txt"
+    text.write_text("one two three, one two\n" * 20)
+    said = run(tokenizer.command, "train", text, "--vocab-size", 260, "--output", "my tok")
+    assert "zoo tokenizer show 'my tok'" in said and f"zoo data build '{text}' --tokenizer 'my tok' --output" in said
+    said = run(data.command, "build", text, "--tokenizer", "my tok", "--output", "my corpus", "--workers", 1)
+    assert "zoo data show 'my corpus'" in said
+    assert "--model qwen/qwen-7b --scale tiny --tokenizer 'my tok' --input_dir 'my corpus'" in said
+
+
 def test_bad_lines_are_named_on_the_way(tmp_path):
     run(tokenizer.command, "train", "--vocab-size", 300, "--output", tmp_path / "tok")
     file = tmp_path / "a.jsonl"

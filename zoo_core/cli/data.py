@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -97,10 +98,10 @@ def build(
             on_progress=advance,
             on_bad_line=lambda message: bar.write(f"skipped {message}"),
         )
-    _say(report, time.monotonic() - began)
+    _say(report, time.monotonic() - began, model, tokenizer)
 
 
-def _say(report: BuildReport, seconds: float) -> None:
+def _say(report: BuildReport, seconds: float, model: str | None, tokenizer: Path | None) -> None:
     for path in report.files:
         click.echo(f"wrote {path} ({_bytes(path.stat().st_size)})")
     click.echo(
@@ -111,8 +112,11 @@ def _say(report: BuildReport, seconds: float) -> None:
     )
     if report.bad or report.empty:
         click.echo(f"passed over {report.bad} bad lines and {report.empty} empty documents")
-    click.echo(f"look at it:  zoo data show {report.prefix}")
-    click.echo(f"train on it: zoo run pretrain --model qwen/qwen-7b --scale tiny --input_dir {report.prefix}")
+    prefix = shlex.quote(str(report.prefix))
+    reading = f"--tokenizer {shlex.quote(str(tokenizer))} " if tokenizer is not None else ""
+    click.echo(f"look at it:  zoo data show {prefix}")
+    named = shlex.quote(model or "qwen/qwen-7b")
+    click.echo(f"train on it: zoo run pretrain --model {named} --scale tiny {reading}--input_dir {prefix}")
 
 
 @command.command()

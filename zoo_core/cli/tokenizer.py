@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def train(inputs: tuple[Path, ...], vocab_size: int, output: Path) -> None:
         click.echo(f"wrote {path} ({path.stat().st_size / 1000:.1f} KB)")
     fewer = "" if tokenizer.vocab_size == vocab_size else f" ({vocab_size:,} asked for: the text yields no more)"
     click.echo(f"{tokenizer.vocab_size:,} tokens{fewer}; <|endoftext|> is {tokenizer.eos_id}, for bos, eos and pad")
-    text = " ".join(map(str, inputs))
-    click.echo(f'look at it:     zoo tokenizer show {output} "In the beginning"')
-    click.echo(f"build a corpus: zoo data build {text + ' ' if text else ''}--tokenizer {output} --output PREFIX")
+    text, folder = shlex.join(map(str, inputs)), shlex.quote(str(output))
+    click.echo(f'look at it:     zoo tokenizer show {folder} "In the beginning"')
+    click.echo(f"build a corpus: zoo data build {text + ' ' if text else ''}--tokenizer {folder} --output PREFIX")
 
 
 @command.command()
