@@ -101,8 +101,9 @@ class Registry:
         raise self._unknown(name)
 
     def find(self, model: str) -> Found:
-        """Return what `model` means: a name in any case, a short name, or a folder with `config.json`; of a run's output
-        folder, the checkpoint that was saved last.
+        """Return what `model` means: a name in any case, a short name, or a folder with `config.json`.
+
+        A run's output folder means the checkpoint that was saved last.
 
         Raises:
             UnknownModelError: nothing has that name, or several models do; says the nearest and what to install.
