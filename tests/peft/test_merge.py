@@ -13,12 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peft_models import FAMILIES, SEED, batch, single, tiny  # noqa: E402
 
 from zoo_core.checkpoint import Reader, save_hf, whole_tensors  # noqa: E402
+from zoo_core.cli import main  # noqa: E402
 from zoo_core.engine.build import from_both, from_seed  # noqa: E402
 from zoo_core.engine.engine import Engine  # noqa: E402
 from zoo_core.engine.state import from_checkpoint, save  # noqa: E402
 from zoo_core.engine.switch import with_adapters_to_switch  # noqa: E402
 from zoo_core.errors import CheckpointError, ConfigError  # noqa: E402
 from zoo_core.peft import LoraSpec, is_adapter  # noqa: E402
+from zoo_core.peft.digest import digest  # noqa: E402
 from zoo_core.peft.export import write_peft  # noqa: E402
 from zoo_core.peft.files import AdapterFiles, adapter_folder, fused_table  # noqa: E402
 from zoo_core.peft.merge import merge_lora  # noqa: E402
@@ -164,3 +166,21 @@ def test_from_the_seed_to_a_checkpoint_and_back(tmp_path):
         assert A.shape == (config.hidden_size, 3) and not files.read("llama.layers.0.self_attn.q_proj.lora_B").any()
         bound = 1 / np.sqrt(config.hidden_size)
         assert 0.9 * bound < np.abs(A).max() <= bound and abs(A.std() - bound / np.sqrt(3)) < 0.1 * bound
+
+
+def test_the_command_names_another_base_and_refuses_a_damaged_adapter(tmp_path, capsys):
+    architecture, config, _ = base_of("llama", tmp_path / "base")
+    own = LoraSpec(rank=3, alpha=6.0, base=str(tmp_path / "base"), base_digest=digest(tmp_path / "base"))
+    right = adapter_of(architecture, config, tmp_path / "base", tmp_path / "right", spec=own)
+    gone = LoraSpec(rank=3, alpha=6.0, base="elsewhere", base_digest="0" * 32)
+    other = adapter_of(architecture, config, tmp_path / "base", tmp_path / "other", spec=gone)
+    assert main(["merge", "lora", str(tmp_path / "base"), str(right), str(tmp_path / "one")]) == 0
+    assert "other base" not in capsys.readouterr().out
+    assert main(["merge", "lora", str(tmp_path / "base"), str(other), str(tmp_path / "two")]) == 0
+    assert "other base the adapter was trained on elsewhere" in capsys.readouterr().out
+    file = next(right.glob("lora-*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert main(["merge", "lora", str(tmp_path / "base"), str(right), str(tmp_path / "three")]) == 2
+    assert "is damaged" in capsys.readouterr().err and not (tmp_path / "three").exists()

@@ -8,8 +8,11 @@ from pathlib import Path
 import click
 
 from zoo_core.checkpoint import Reader
+from zoo_core.checkpoint import verify as verify_files
 from zoo_core.checkpoint.conversion import To, check_free
+from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.cli._weights import DTYPES, byte_count, convert_weights, tokenizer_files, weights_at
+from zoo_core.peft.digest import digest
 from zoo_core.peft.files import adapter_folder, adapter_spec, fused_table, open_adapter
 from zoo_core.peft.merge import merge_lora
 from zoo_core.registry import registry
@@ -105,12 +108,15 @@ def low_rank(
     if device != "cpu":
         click.echo(f"--device {device} has no effect: merging is done on the CPU", err=True)
     at = adapter_folder(adapter)
-    base = base or adapter_spec(at).base
+    spec = adapter_spec(at)
+    base = base or spec.base
     if not base:
         raise click.UsageError(f"BASE missing, and {adapter} does not name it: zoo merge lora BASE ADAPTER DST")
     source = weights_at(base)
     target = folder.expanduser().absolute()
     check_free(target)
+    if (at / MANIFEST).is_file():  # of a run: a damaged adapter would be added as it is
+        verify_files(at, states=False)
     begin = time.perf_counter()
     found = registry().find(str(source if source.is_dir() else source.parent))
     files, config = open_adapter(found.architecture, found.config, at)
@@ -122,6 +128,8 @@ def low_rank(
             dtype=DTYPES[dtype] if dtype else None, files=small,
         )  # fmt: skip
     click.echo(f"base       {source}")
+    if spec.base_digest and source.is_dir() and digest(source) != spec.base_digest:
+        click.echo(f"other base the adapter was trained on {spec.base}, whose files are not those of {source}")
     click.echo(f"adapter    {at}: {done.layers} layers, largest change of a weight {done.change:.3g}")
     click.echo(
         f"wrote      {folder} in {time.perf_counter() - begin:.1f} s, tokenizer {'copied' if small else 'not found'}"
