@@ -87,18 +87,44 @@ def test_prediction_is_for_training_only(how, loss_weight):
     assert prediction.eh_proj.weight.grad is None and prediction.mlp.gate.weight.grad is None
 
 
-def test_no_loss_where_the_token_after_the_next_is_not_the_samples():
-    """Segments of 3 and 2 tokens and one whose next is its last; a padded row; a label that bears no loss."""
-    _, model = load(PREDICTIONS[0])
-    ids = paddle.arange(12).reshape([2, 6])
-    labels = paddle.to_tensor([[1, 2, -100, 4, -100, -100], [7, 8, 9, 10, 11, 12]])
-    segments = paddle.to_tensor([[0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 0, 0]])
-    mask = paddle.to_tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
-    found = model.deepseek_v3.layers[-1]._labels(Batch(ids, labels=labels, segment_ids=segments, attention_mask=mask))
-    assert found.tolist() == [[2, -100, -100, -100, -100, -100], [-100, -100, 10, 11, 12, -100]]
-    crossing = paddle.to_tensor([[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]])
-    found = model.deepseek_v3.layers[-1]._labels(Batch(ids, labels=crossing, segment_ids=segments))
-    assert found.tolist() == [[2, -100, -100, -100, -100, -100], [8, 9, 10, 11, 12, -100]]
+def test_a_sample_predicts_alike_alone_in_a_packed_row_and_in_a_padded_one(loss_weight):
+    """Samples as fine-tuning cuts them: the last token is a label only. Gradients, and what routers count."""
+    config, model = load(PREDICTIONS[0])
+    model.train()
+    loss_weight(1.0)
+    samples = [np.random.default_rng(n).integers(0, config.vocab_size, length) for n, length in enumerate((6, 4))]
+
+    def run(*batches):
+        model.clear_gradients()
+        for batch in batches:
+            model(batch).logits.sum().backward()
+        last = model.deepseek_v3.layers[-1]
+        load_E, last.mlp.gate.load_E = last.mlp.gate.load_E.tolist(), None
+        return last.eh_proj.weight.grad.numpy(), load_E
+
+    def row(*values):
+        return paddle.to_tensor(np.concatenate(values)[None], dtype="int64")
+
+    alone = [Batch(row(ids[:-1]), labels=row(ids[1:]), attention_mask=row(np.ones(len(ids) - 1))) for ids in samples]
+    filler = np.zeros(3, np.int64)
+    packed = Batch(
+        row(*(ids[:-1] for ids in samples), filler),
+        position_ids=row(*(np.arange(len(ids) - 1) for ids in samples), filler),
+        segment_ids=row(*(np.full(len(ids) - 1, n) for n, ids in enumerate(samples)), filler + 2),
+        attention_mask=row(*(np.ones(len(ids) - 1) for ids in samples), filler),
+        labels=row(*(ids[1:] for ids in samples), filler - 100),
+    )
+    padded = [
+        Batch(row(ids[:-1], filler), labels=row(ids[1:], filler - 100),
+              attention_mask=row(np.ones(len(ids) - 1), filler))
+        for ids in samples
+    ]  # fmt: skip
+    wanted, load_E = run(*alone)
+    assert np.abs(wanted).max() > 1e-3 and sum(load_E) == (4 + 2) * config.num_experts_per_tok
+    for batches in ([packed], padded):
+        found, counted_E = run(*batches)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        assert counted_E == load_E
 
 
 @pytest.mark.parametrize("case", [*CASES, *PREDICTIONS], ids=lambda case: case.name)

@@ -237,24 +237,32 @@ class DeepseekV3Prediction(DeepseekV3Block):
     def losses(self, x_BSH: Tensor, batch: Batch) -> Tensor:
         """Return the cross entropy of the token after the next, float32 [B, S] (equations 21 to 24 of the report).
 
-        It is 0 where that token lies beyond the end of the sequence or of the packed sample, or bears no loss itself.
+        It is 0 where the next token lies beyond the end of the sequence or of the packed sample, which this layer would
+        have to read, and where the one after bears no loss itself.
         """
+        knows_BS = _knows_next(batch)
         next_BS = _ahead(batch.input_ids, 1)
         mixed = paddle.concat([self.enorm(self.embed_tokens(next_BS)), self.hnorm(x_BSH)], -1)
+        if batch.segment_ids is not None or batch.attention_mask is not None:
+            # what ends a sample has no input here: it counts as padding, so that its neighbour in a row is all one
+            known = knows_BS.astype("int64").expand(batch.input_ids.shape)
+            batch = Batch(batch.input_ids, batch.position_ids, batch.segment_ids, known, batch.labels)
         y_BSH = super().forward(self.eh_proj(mixed), batch)
-        return head_loss(self.shared_head.head, self.shared_head.norm(y_BSH), self._labels(batch))
-
-    def _labels(self, batch: Batch) -> Tensor:
-        """Return the labels of the token after the next, int64 [B, S]."""
-        length = batch.input_ids.shape[1]
-        kept = (paddle.arange(length) < length - 1).unsqueeze(0)
-        if batch.segment_ids is not None:
-            for steps in (1, 2):
-                kept = paddle.logical_and(kept, _ahead(batch.segment_ids, steps) == batch.segment_ids)
-        if batch.attention_mask is not None:
-            kept = paddle.logical_and(kept, batch.attention_mask != 0)
         labels_BS = _ahead(batch.labels, 1)
-        return paddle.where(kept, labels_BS, paddle.full_like(labels_BS, -100))
+        labels_BS = paddle.where(knows_BS, labels_BS, paddle.full_like(labels_BS, -100))
+        return head_loss(self.shared_head.head, self.shared_head.norm(y_BSH), labels_BS)
+
+
+def _knows_next(batch: Batch) -> Tensor:
+    """Say of which tokens the next one is in the same sample, bool [B or 1, S]."""
+    length = batch.input_ids.shape[1]
+    knows_BS = (paddle.arange(length) < length - 1).unsqueeze(0)
+    if batch.segment_ids is not None:
+        knows_BS = paddle.logical_and(knows_BS, _ahead(batch.segment_ids, 1) == batch.segment_ids)
+    if batch.attention_mask is not None:
+        both = batch.attention_mask * _ahead(batch.attention_mask, 1)
+        knows_BS = paddle.logical_and(knows_BS, both != 0)
+    return knows_BS
 
 
 def _ahead(x_BS: Tensor, steps: int) -> Tensor:
