@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paddle import nn
@@ -61,6 +61,8 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         self._frozen = frozen
         self._replicas, self._replica = plan.replicas, replica
         self.number = number
+        self.instead_of_head: Callable[[Any, Any], Any] | None = None
+        """Is called with the head and its input [B, S, H] in place of the head, where that is the last layer."""
         self._feed = feed
         self._elements = [element for element, _ in layers]
         self._recomputed = _recomputed(self._elements, plan)
@@ -99,7 +101,9 @@ class Chunk(nn.Layer):  # type: ignore[misc]
             if self._frozen and self.training and x is not None and x.stop_gradient:
                 # recomputed blocks, and stages, pass gradients on only where their input has one
                 x.stop_gradient = False
-            if self._whole and wanted and self.training and cache is None:
+            if self.instead_of_head is not None and element is head and not head.is_block:
+                x = self.instead_of_head(layer, x)
+            elif self._whole and wanted and self.training and cache is None:
                 x = recompute(keep_dropout_context(layer), x, batch, preserve_rng_state=False)
             else:
                 x = layer(x, batch, own)

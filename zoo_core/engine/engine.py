@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -367,6 +367,48 @@ class Engine:
             logits_B1v = self.layers.through(None, batch, cache, last_position=True)[:, -1:]
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
         return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]
+
+    def at_head(self, fields: MicroBatch, see: Callable[[Callable[[Any], Any], Any], None]) -> None:
+        """Run a micro batch and call `see(head, x)` where the head would be, on the ranks of the last stage.
+
+        So `see` may take the logits of parts of the sequence: those of all are by far the largest tensor of a pass.
+        All ranks of the tensor and pipeline axes call it together.
+
+        Args:
+            see: is given the head, which takes hidden states [B, S, H] and returns their logits, float32 [B, S, V],
+                whole and the same on all ranks of the tensor axis; and the hidden states of the whole sequence.
+        """
+        self._mode(training=False)
+        batch, seen = self._to_batch(fields), False
+
+        def instead(layer: Any, x_BSH: Any) -> Any:
+            nonlocal seen
+
+            def head(part_BSH: Any) -> Any:
+                logits_BSv = layer(part_BSH, batch, None)
+                logits_BSV = parallel.gather_features(logits_BSv) if self._vocab() else logits_BSv
+                return logits_BSV[..., : self.config.vocab_size].astype("float32")
+
+            if not seen:  # the schedules run `accumulate` micro batches, here all the same
+                see(head, x_BSH)
+            seen = True
+            return x_BSH[:, :1]
+
+        chunks = [layer for layer in self.layers.sublayers(include_self=True) if isinstance(layer, Chunk)]
+        for chunk in chunks:
+            chunk.instead_of_head = instead
+        try:
+            with paddle.no_grad(), paddle.amp.auto_cast(**self._amp), parallel.whole_sequences():
+                if self.pipeline is None:
+                    self.layers.through(None, batch)
+                    return
+                self.pipeline._p2p_helper.clear_meta_cache()
+                self._feed.fill([batch] * self.mesh.plan.accumulate)
+                self.pipeline.eval_batch(_micro_batches([batch] * self.mesh.plan.accumulate), compute_loss=False)
+                self.pipeline._p2p_helper.clear_meta_cache()
+        finally:
+            for chunk in chunks:
+                chunk.instead_of_head = None
 
     @property
     def moves_together(self) -> bool:
