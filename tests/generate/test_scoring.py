@@ -63,7 +63,8 @@ def test_scores_of_unequal_rows_are_those_of_the_golden_logits(case, monkeypatch
     wanted.append(by_definition(logits_BSV[0, :cut], ids_BS[0, :cut]))
     monkeypatch.setattr(scoring, "_LOGITS", 2 * len(rows) * engine.config.vocab_size)
     seen = []
-    found = score_rows(engine, rows, top=3, progress=seen.append)
+    asked = [5, 0, engine.config.vocab_size - 1]
+    found = score_rows(engine, rows, top=3, among=asked, progress=seen.append)
     assert sum(seen) == sum(len(row) - 1 for row in rows)
     for scores, (logprobs, values), row in zip(found, wanted, rows, strict=True):
         assert np.isnan(scores.logprobs[0]) and not scores.greedy[0] and (scores.top_ids[0] == -1).all()
@@ -73,6 +74,7 @@ def test_scores_of_unequal_rows_are_those_of_the_golden_logits(case, monkeypatch
         assert (scores.greedy[1:] == (best == row[1:])).all()
         np.testing.assert_allclose(scores.top_logprobs[1:], -np.sort(-values[places])[:, :3], rtol=0, atol=1e-5)
         assert (scores.top_ids[1:, 0] == best).all()
+        np.testing.assert_allclose(scores.among[1:], values[places][:, asked], rtol=0, atol=1e-5)
         assert scores.tokens == len(row) - 1 and scores.total == pytest.approx(logprobs.sum(), abs=1e-4)
 
 

@@ -4,7 +4,7 @@ Rows are filled up on the right, where nothing sees the filling. The head runs o
 the logits of a long text are never there at once. A text longer than the window is scored by sliding windows.
 
 Shape legend: B rows, S tokens of a pass, P positions of a piece, H hidden, V vocabulary, T tokens of a row, N
-likeliest.
+likeliest, M ids asked for.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Scores:
         greedy: bool [T], whether the token was the most probable; of equals the first is.
         top_ids: int64 [T, N], the likeliest tokens at each place, likeliest first; -1 where nothing was asked for.
         top_logprobs: float32 [T, N], theirs; NaN there.
+        among: float32 [T, M], the log-probabilities of the ids asked for at each place; NaN there.
     """
 
     logprobs: Array
     greedy: Array
     top_ids: Array
     top_logprobs: Array
+    among: Array
 
     @property
     def total(self) -> float:
@@ -104,6 +106,7 @@ def score_rows(
     *,
     firsts: Sequence[int] | None = None,
     top: int = 0,
+    among: Sequence[int] = (),
     window: int | None = None,
     stride: int | None = None,
     batch_size: int = 8,
@@ -118,6 +121,7 @@ def score_rows(
         rows: ids, at least one each.
         firsts: the first token of each row to score, by default 1; those before it are only seen.
         top: also the likeliest tokens at each place, so many.
+        among: also the log-probabilities of these ids at each place.
         window: most tokens that a pass sees of a row; by default the model's context.
         stride: tokens by which windows move on; by default `window`, so that no token is seen twice.
         batch_size: most rows of a pass.
@@ -130,25 +134,26 @@ def score_rows(
         raise ValueError("a row to score has at least one token")
     length = window or engine.config.max_position_embeddings
     most = min(top, engine.config.vocab_size)
-    found = [_nothing_yet(len(row), most) for row in rows]
+    found = [_nothing_yet(len(row), most, len(among)) for row in rows]
     parts = [
         (at, part)
         for at, row in enumerate(rows)
         for part in windows(len(row), max(1, firsts[at]) if firsts is not None else 1, length, stride or length)
     ]
     for batch in _batches(parts, batch_size):
-        _score(engine, rows, batch, found)
+        _score(engine, rows, batch, most, among, found)
         if progress is not None:
             progress(sum(part.end - part.first for _, part in batch))
     return found
 
 
-def _nothing_yet(tokens: int, top: int) -> Scores:
+def _nothing_yet(tokens: int, top: int, among: int) -> Scores:
     return Scores(
         np.full(tokens, np.nan, np.float32),
         np.zeros(tokens, bool),
         np.full((tokens, top), -1, np.int64),
         np.full((tokens, top), np.nan, np.float32),
+        np.full((tokens, among), np.nan, np.float32),
     )
 
 
@@ -166,7 +171,12 @@ def _batches(parts: Sequence[tuple[int, Window]], batch_size: int) -> Iterator[l
 
 
 def _score(
-    engine: Engine, rows: Sequence[Sequence[int]], batch: Sequence[tuple[int, Window]], found: Sequence[Scores]
+    engine: Engine,
+    rows: Sequence[Sequence[int]],
+    batch: Sequence[tuple[int, Window]],
+    top: int,
+    among: Sequence[int],
+    found: Sequence[Scores],
 ) -> None:
     """Score a batch of windows into `found`."""
     longest = max(part.end - part.begin for _, part in batch) - 1
@@ -177,13 +187,12 @@ def _score(
         ids_BS[b, : len(ids) - 1] = ids[:-1]
         labels_BS[b, part.first - part.begin - 1 : len(ids) - 1] = ids[part.first - part.begin :]
     wanted_S = (labels_BS != IGNORE).any(axis=0)
-    top = found[batch[0][0]].top_ids.shape[1]
 
     def see(head: Callable[[Any], Any], x_BSH: Any) -> None:
         step = max(1, _LOGITS // (len(batch) * engine.config.vocab_size))
         for start in range(int(wanted_S.argmax()), longest, step):
             labels_BP = labels_BS[:, start : start + step]
-            pieces = _piece(head(x_BSH[:, start : start + step]), labels_BP, top)
+            pieces = _piece(head(x_BSH[:, start : start + step]), labels_BP, top, among)
             for b, (at, part) in enumerate(batch):
                 columns = np.flatnonzero(labels_BP[b] != IGNORE)
                 places = columns + start + part.begin + 1
@@ -193,19 +202,23 @@ def _score(
     engine.at_head({"input_ids": ids_BS}, see)
 
 
-def _arrays(scores: Scores) -> tuple[Array, Array, Array, Array]:
-    return scores.logprobs, scores.greedy, scores.top_ids, scores.top_logprobs
+def _arrays(scores: Scores) -> tuple[Array, ...]:
+    return scores.logprobs, scores.greedy, scores.top_ids, scores.top_logprobs, scores.among
 
 
-def _piece(logits_BPV: Any, labels_BP: Array, top: int) -> tuple[Array, Array, Array, Array]:
-    """Return log-probabilities and whether they are the greatest, [B, P], and the likeliest, [B, P, N]."""
+def _piece(logits_BPV: Any, labels_BP: Array, top: int, among: Sequence[int]) -> tuple[Array, ...]:
+    """Return what `Scores` has, in its order: [B, P], [B, P], [B, P, N], [B, P, N], [B, P, M]."""
     labels = paddle.to_tensor(labels_BP)
     losses_BP = cross_entropy(logits_BPV, labels).numpy()
     greedy_BP = (logits_BPV.argmax(-1) == labels).numpy()
-    if not top:
-        nothing = np.empty((*labels_BP.shape, 0))
-        return -losses_BP, greedy_BP, nothing.astype(np.int64), nothing.astype(np.float32)
-    values_BPN, ids_BPN = paddle.topk(logits_BPV, top, axis=-1)
-    best_BP1 = values_BPN[..., :1]
-    total_BP1 = (logits_BPV - best_BP1).exp().sum(-1, keepdim=True).log()
-    return -losses_BP, greedy_BP, ids_BPN.numpy(), (values_BPN - best_BP1 - total_BP1).numpy()
+    ids_BPN, values_BPN, among_BPM = (np.empty((*labels_BP.shape, 0), kind) for kind in (np.int64, "f4", "f4"))
+    if top or among:
+        best_BP1 = logits_BPV.max(-1, keepdim=True)
+        total_BP1 = (logits_BPV - best_BP1).exp().sum(-1, keepdim=True).log()
+        if top:
+            top_BPN, at_BPN = paddle.topk(logits_BPV, top, axis=-1)
+            ids_BPN, values_BPN = at_BPN.numpy(), (top_BPN - best_BP1 - total_BP1).numpy()
+        if among:
+            of_BPM = paddle.index_select(logits_BPV, paddle.to_tensor(list(among)), axis=-1)
+            among_BPM = (of_BPM - best_BP1 - total_BP1).numpy()
+    return -losses_BP, greedy_BP, ids_BPN, values_BPN, among_BPM
