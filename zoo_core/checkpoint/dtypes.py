@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo_core.errors import CheckpointError
 
-__all__ = ["SAFETENSORS", "Array", "convert", "item_size", "known_dtype", "storage"]
+__all__ = ["SAFETENSORS", "Array", "convert", "converted", "item_size", "known_dtype", "storage"]
 
 Array = np.ndarray[Any, Any]
 
@@ -97,6 +97,13 @@ def _from_float(array: Array, dtype: str) -> Array:
     cut = bits >> 16
     nan = np.where(cut & 0x7F, cut, cut | 0x40)
     return np.where((bits & 0x7FFFFFFF) > 0x7F800000, nan, rounded).astype(np.uint16)
+
+
+def converted(source: Array, source_dtype: str, target_dtype: str) -> Array:
+    """Return the values of `source` in a new array, see `convert`."""
+    target = np.empty(source.shape, storage(target_dtype))
+    convert(source, source_dtype, target, target_dtype)
+    return target
 
 
 def convert(source: Array, source_dtype: str, target: Array, target_dtype: str) -> None:

@@ -120,6 +120,24 @@ class Reader:
         group, _ = stored_as(role, name)
         return bool(self._source.group(group)) and bool(self._search(self._row(name), role))
 
+    def read_weight(self, name: str, degree: int, rank: int, dtype: str, group: str = "") -> Array:
+        """Read this rank's part of a weight in `dtype`.
+
+        Half-precision weights that were saved with an fp32 copy are rounded values of it: whatever else than the saved
+        type is wanted is read from the copy, so that no bit of it is lost.
+
+        Args:
+            degree: size of the tensor axis, `rank` the place on it.
+            group: the files of a checkpoint that it is in, where they are not the model's.
+
+        Raises:
+            CheckpointError: the weight is missing or has another shape.
+        """
+        role, copy = (f"{group}:{own}" if group else own for own in ("weight", "master"))
+        if self.dtype_of(name, role) != dtype and self.has(name, copy):
+            role = copy
+        return self.read_local(name, degree, rank, dtype=dtype, role=role)
+
     def dtype_of(self, name: str, role: str = "weight") -> str:
         """Element type of the stored tensor of parameter `name`; bfloat16 for a block-quantised one.
 
@@ -256,9 +274,7 @@ class Reader:
     def _dequantised(self, part: Array, dtype: str, rule: Rule, place: Place, cut: Cut) -> Array:
         """The values of a cut of a block-quantised matrix, in our orientation, float32."""
         tensor = self._source.group("model")[place.key + SCALE]
-        scale = np.zeros(tensor.shape, storage(tensor.dtype))
-        everything = np.array([[0, 0, scale.size]], np.int64)
-        self._source.fill(tensor, everything, scale)
+        scale = self._source.whole(tensor)
         block = self._block()
         stored, wanted = stored_shape(place), tuple(-(-n // b) for n, b in zip(stored_shape(place), block, strict=True))
         if tensor.shape != wanted:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from zoo_core.checkpoint.disk import read_json
-from zoo_core.checkpoint.dtypes import Array
+from zoo_core.checkpoint.dtypes import Array, storage
 from zoo_core.checkpoint.foreign import as_single, foreign_weights, form_of, metadata_file, presented
 from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, PREFIX
 from zoo_core.checkpoint.shards import read_header
@@ -124,3 +126,9 @@ class Source:
     def fill(self, tensor: Stored, table: Array, target: Array) -> None:
         """Read `runs` of a tensor into a contiguous array of its element type."""
         fill(self._files, tensor, table, target)
+
+    def whole(self, tensor: Stored) -> Array:
+        """Read all of a tensor, in its element type."""
+        found = np.zeros(tensor.shape, storage(tensor.dtype))
+        self.fill(tensor, np.array([[0, 0, found.size]], np.int64), found)
+        return found

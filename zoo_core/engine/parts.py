@@ -18,8 +18,11 @@ __all__ = ["Parts", "element_type", "has_expert", "read_state", "read_weight", "
 
 
 def element_type(rule: Rule, dtype: str) -> str:
-    """The element type of a parameter in a model of `dtype`: buffers that are moved by small steps stay float32."""
-    return "float32" if rule.buffer else dtype
+    """The element type of a parameter in a model of `dtype`.
+
+    What has a type of its own keeps it, and buffers that are moved by small steps stay float32.
+    """
+    return rule.dtype or ("float32" if rule.buffer else dtype)
 
 
 def has_expert(rule: Rule, degree: int, place: int) -> bool:
@@ -97,10 +100,7 @@ class Parts:
 def read_weight(
     reader: Reader, rule: Rule, degree: int, rank: int, dtype: str, group: str = ""
 ) -> np.ndarray[Any, Any]:
-    """Read this rank's part of a weight in `dtype`.
-
-    Half-precision weights that were saved with an fp32 copy are rounded values of it: whatever else than the saved
-    element type is wanted comes from the copy, so that a run of another precision loses nothing.
+    """Read this rank's part of a weight in the element type that it has in a run of `dtype`; see `Reader.read_weight`.
 
     Args:
         degree: size of the tensor axis, `rank` the place on it.
@@ -109,11 +109,7 @@ def read_weight(
     Raises:
         CheckpointError: the weight is missing or has another shape.
     """
-    kind, prefix = element_type(rule, dtype), f"{group}:" if group else ""
-    role = f"{prefix}weight"
-    if reader.dtype_of(rule.name, role) != kind and reader.has(rule.name, f"{prefix}master"):
-        role = f"{prefix}master"
-    return reader.read_local(rule.name, degree, rank, dtype=kind, role=role)
+    return reader.read_weight(rule.name, degree, rank, element_type(rule, dtype), group)
 
 
 def read_state(

@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo_core.checkpoint import Reader, latest_checkpoint
 from zoo_core.checkpoint.disk import read_json
-from zoo_core.checkpoint.dtypes import Array, storage
+from zoo_core.checkpoint.dtypes import Array
 from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, STATE
 from zoo_core.checkpoint.source import Source
 from zoo_core.checkpoint.stored import Stored
@@ -21,8 +21,9 @@ from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
 from zoo_core.peft.spec import Adapter, LoraSpec, module_of
-from zoo_core.peft.targets import PEFT_PREFIX, adapter_rows, linear_layers
+from zoo_core.peft.targets import PEFT_PREFIX, adapter_rows
 from zoo_core.registry import Architecture
+from zoo_core.tables import linear_layers, weight_row
 
 __all__ = [
     "PADDLE_CONFIG",
@@ -143,7 +144,7 @@ class AdapterFiles:
         self.folder, self.kind = folder, _kind(folder)
         self.spec = adapter_spec(folder)
         path, group = _stored(folder, self.kind)
-        self._prefix = f"{group}:" if group else ""
+        self._group = group
         if self.kind != "zoo":
             source = Source(path)
             try:
@@ -158,7 +159,7 @@ class AdapterFiles:
         if self.kind == "peft":
             reading = {name: _first(rule, table) for name, rule in self.rows.items()}
         self.reader = Reader(path, reading)
-        self.reader.check(self.rows, f"{self._prefix}weight")
+        self.reader.check(self.rows, f"{group}:weight" if group else "weight")
 
     def __enter__(self) -> AdapterFiles:
         return self
@@ -175,14 +176,7 @@ class AdapterFiles:
 
     def read(self, name: str, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Array:
         """Read this rank's part of a parameter, by its single-card name; from its fp32 copy where one was saved."""
-        role = f"{self._prefix}weight"
-        if (
-            self.reader.dtype_of(name, role) != dtype
-            and self._prefix
-            and self.reader.has(name, f"{self._prefix}master")
-        ):
-            role = f"{self._prefix}master"
-        return self.reader.read_local(name, degree, rank, dtype=dtype, role=role)
+        return self.reader.read_weight(name, degree, rank, dtype, self._group)
 
     def source(self, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Callable[[Rule], Array]:
         """This rank's parts, as the engine takes them."""
@@ -232,9 +226,9 @@ class AdapterFiles:
             CheckpointError: they differ, so that no one A could stand for them.
         """
         for module in self.spec.modules:
-            pairs = _keys(module, table[module + _WEIGHT], self.kind)
+            pairs = _keys(module, weight_row(table, module), self.kind)
             for key, _ in pairs[1:]:
-                first, other = (_whole(source, tensors[k]) for k in (pairs[0][0], key))
+                first, other = (source.whole(tensors[k]) for k in (pairs[0][0], key))
                 if first.shape != other.shape or not np.array_equal(first, other):
                     raise CheckpointError(
                         f"the adapters of {pairs[0][0]} and {key} are not of one layer",
@@ -259,13 +253,7 @@ def _first(rule: Rule, table: Mapping[str, Rule]) -> Rule:
     if rule.hf or not rule.name.endswith(".lora_A"):
         return rule
     module = module_of(rule.name)
-    return replace(rule, hf=_keys(module, table[module + _WEIGHT], "peft")[0][0])
-
-
-def _whole(source: Source, tensor: Stored) -> Array:
-    out = np.zeros(tensor.shape, storage(tensor.dtype))
-    source.fill(tensor, np.array([[0, 0, out.size]], np.int64), out)
-    return out
+    return replace(rule, hf=_keys(module, weight_row(table, module), "peft")[0][0])
 
 
 def _keys(module: str, rule: Rule, kind: str) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo_core.checkpoint import LocalTensor, Reader, convert, save_hf, storage
-from zoo_core.checkpoint.dtypes import Array
+from zoo_core.checkpoint import LocalTensor, Reader, save_hf
+from zoo_core.checkpoint.dtypes import converted
 from zoo_core.checkpoint.hf import hf_places
 from zoo_core.checkpoint.writer import Extras
 from zoo_core.config import ModelConfig
@@ -83,17 +83,11 @@ def merge_lora(
                 yield LocalTensor(rule, base.read_local(name, dtype=kind), kind)
                 continue
             merged = base.read_local(name, dtype="float32") + adapter.product(module)
-            yield LocalTensor(rule, _rounded(merged, kind), kind)
+            yield LocalTensor(rule, converted(merged, "float32", kind), kind)
 
     save_hf(folder, tensors(), table=table, config=config, dtype=kinds.__getitem__, files=files)
     with Reader(folder, table, fused) as written:
         return _compared(base, adapter, written, sorted(modules), kinds)
-
-
-def _rounded(values: Array, kind: str) -> Array:
-    out = np.empty(values.shape, storage(kind))
-    convert(values, "float32", out, kind)
-    return out
 
 
 def _compared(

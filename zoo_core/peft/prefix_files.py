@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo_core.checkpoint import Reader, latest_checkpoint
 from zoo_core.checkpoint.disk import Disk, as_json, read_json
-from zoo_core.checkpoint.dtypes import Array, convert, storage
+from zoo_core.checkpoint.dtypes import Array, converted
 from zoo_core.checkpoint.names import MANIFEST, PREFIX, STATE
 from zoo_core.checkpoint.places import whole_place
 from zoo_core.checkpoint.ranks import Ranks
@@ -154,11 +154,8 @@ class PrefixFiles:
     def read(self, name: str, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Array:
         """Read this rank's part of a parameter, by its single-card name; from its fp32 copy where one was saved."""
         if self.reader is None:
-            return _converted(split(self._values[name], self.rows[name], degree, rank), "float32", dtype)
-        role = f"{PREFIX}:weight"
-        if self.reader.dtype_of(name, role) != dtype and self.reader.has(name, f"{PREFIX}:master"):
-            role = f"{PREFIX}:master"
-        return self.reader.read_local(name, degree, rank, dtype=dtype, role=role)
+            return converted(split(self._values[name], self.rows[name], degree, rank), "float32", dtype)
+        return self.reader.read_weight(name, degree, rank, dtype, PREFIX)
 
     def source(self, degree: int = 1, rank: int = 0, dtype: str = "float32") -> Callable[[Rule], Array]:
         """This rank's parts, as the engine takes them."""
@@ -179,12 +176,6 @@ class PrefixFiles:
         return project("key"), project("value")
 
 
-def _converted(values: Array, dtype: str, wanted: str) -> Array:
-    out = np.empty(values.shape, storage(wanted))
-    convert(values, dtype, out, wanted)
-    return out
-
-
 def _stacked(folder: Path) -> Array:
     """PEFT's tensor, float32.
 
@@ -197,9 +188,7 @@ def _stacked(folder: Path) -> Array:
         if _TENSOR not in held:
             raise CheckpointError(f"{folder} has no {_TENSOR}", "PEFT keeps a prefix in it", "download it again")
         stored = held[_TENSOR]
-        out = np.zeros(stored.shape, storage(stored.dtype))
-        source.fill(stored, np.array([[0, 0, out.size]], np.int64), out)
-        return _converted(out, stored.dtype, "float32")
+        return converted(source.whole(stored), stored.dtype, "float32")
     finally:
         source.close()
 
