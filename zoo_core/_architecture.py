@@ -10,6 +10,7 @@ from zoo_core import _contract, layout
 from zoo_core.capabilities import Capabilities
 from zoo_core.config import ModelConfig
 from zoo_core.pipeline import PipeLayer
+from zoo_core.quantized import with_quantised
 
 if TYPE_CHECKING:
     from zoo_core.tokenizers import Tokenizer
@@ -56,8 +57,9 @@ class Architecture:
         return tuple(self._hooks.call("tp_mappings", config=config))
 
     def table(self, config: ModelConfig) -> dict[str, layout.Rule]:
-        """Return the parameter table with one row a parameter, by single-card name."""
-        return layout.expand(self.rules(config), config.num_hidden_layers)
+        """Return the parameter table with one row a parameter, by single-card name; of integers where quantised."""
+        table = layout.expand(self.rules(config), config.num_hidden_layers)
+        return table if config.quantization_config is None else with_quantised(table, config.quantization_config)
 
     def parameter_count(self, config: ModelConfig) -> int:
         """Return the elements of all trained parameters, a tied one once, without writing every row out."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from zoo_core.errors import ConfigError, nearest
+from zoo_core.quantization import QuantSpec
 
 __all__ = ["ModelConfig", "version4"]
 
@@ -66,6 +67,8 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+    quantization_config: QuantSpec | None = None
+    """Which weights are held as integers; `None` for none."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that are no positive whole numbers; a subclass that has its own calls this one.
@@ -151,4 +154,7 @@ class ModelConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """Return what the published model's `config.json` holds, ready for `json.dump`."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        quantised: QuantSpec | None = found.pop("quantization_config")
+        return found if quantised is None else {**found, "quantization_config": quantised.to_hf()}
+        found["quantization_config"] = QuantSpec.from_hf(hf.get("quantization_config"))

@@ -69,6 +69,8 @@ class Rule:
         hf_run: (offset, full width): the Hugging Face tensor is wider, and this parameter is the run of its own width
             from `offset` along the split dim (queries in a fused `c_attn`); `None` means it is the whole tensor.
         expert: which expert's parameter this is; set by `expand`.
+        dtype: element type that the parameter always has; empty for that of the model.
+        weight: of the integers of a quantised weight, the row that the weight itself has.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Rule:
     buffer: bool = False
     hf_run: tuple[int, int] | None = None
     expert: int | None = None
+    dtype: str = ""
+    weight: Rule | None = None
 
     @property
     def dim(self) -> int | None:

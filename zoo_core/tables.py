@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule, Vocab
@@ -11,9 +11,11 @@ __all__ = [
     "column_rows",
     "head_row",
     "layer_norm_rows",
+    "linear_layers",
     "norm_row",
     "packed_rows",
     "row_rows",
+    "weight_row",
     "whole_linear",
     "whole_row",
 ]
@@ -88,3 +90,30 @@ def row_rows(name: str, shape: tuple[int, int], units: int, hf: Rename, *, bias:
     if bias:
         found.append(whole_row(f"{name}.bias", shape[1:], hf))
     return tuple(found)
+
+
+_WEIGHT, _INTEGERS = ".weight", ".quant_weight"
+
+
+def linear_layers(table: Mapping[str, Rule]) -> dict[str, Rule]:
+    """The linear layers of a model: the row of the weight by the layer's single-card name, in table order.
+
+    Columns and rows are, and matrices that every rank holds whole if the table says how they lie in published files
+    (`whole_linear`). Embeddings, heads and routers are not. Of a quantised layer, the row that its weight would have.
+    """
+    found: dict[str, Rule] = {}
+    for name, rule in table.items():
+        if rule.weight is not None:
+            found[name.removesuffix(_INTEGERS)] = rule.weight
+        elif name.endswith(_WEIGHT) and len(rule.shape) == 2:
+            if isinstance(rule, Column | FusedColumn | Row) or (
+                isinstance(rule, Replicate) and rule.transpose is not None
+            ):
+                found[name.removesuffix(_WEIGHT)] = rule
+    return found
+
+
+def weight_row(table: Mapping[str, Rule], module: str) -> Rule:
+    """The row of the weight of a layer, by the layer's single-card name; the one it would have if it is quantised."""
+    quantised = table.get(module + _INTEGERS)
+    return table[module + _WEIGHT] if quantised is None or quantised.weight is None else quantised.weight

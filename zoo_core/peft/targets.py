@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from zoo_core.errors import ConfigError, nearest
-from zoo_core.layout import Column, FusedColumn, Init, Part, Replicate, Row, Rule
+from zoo_core.layout import FusedColumn, Init, Part, Replicate, Row, Rule
 from zoo_core.peft.spec import LoraSpec
+from zoo_core.tables import linear_layers, weight_row
 
-__all__ = ["PEFT_PREFIX", "adapter_rows", "chosen", "linear_layers", "with_adapters"]
+__all__ = ["PEFT_PREFIX", "adapter_rows", "chosen", "with_adapters"]
 
 _log = logging.getLogger("zoo")
 
@@ -25,21 +26,6 @@ PEFT_PREFIX = "base_model.model."
 
 _ALL = ("all-linear", "all", ".*")
 _WEIGHT = ".weight"
-
-
-def linear_layers(table: Mapping[str, Rule]) -> dict[str, Rule]:
-    """The linear layers of a model: the row of the weight by the layer's single-card name, in table order.
-
-    Columns and rows are, and matrices that every rank holds whole if the table says how they lie in published files
-    (`zoo_core.tables.whole_linear`). Embeddings, heads and routers are not.
-    """
-    found: dict[str, Rule] = {}
-    for name, rule in table.items():
-        if not name.endswith(_WEIGHT) or len(rule.shape) != 2:
-            continue
-        if isinstance(rule, Column | FusedColumn | Row) or (isinstance(rule, Replicate) and rule.transpose is not None):
-            found[name.removesuffix(_WEIGHT)] = rule
-    return found
 
 
 def _names(module: str, rule: Rule) -> set[str]:
@@ -140,7 +126,7 @@ def adapter_rows(table: Mapping[str, Rule], spec: LoraSpec) -> dict[str, Rule]:
         _check_dropout(table, modules)
     found: dict[str, Rule] = {}
     for module in modules:
-        for row in _pair(module, table[module + _WEIGHT], spec.of(module).rank):
+        for row in _pair(module, weight_row(table, module), spec.of(module).rank):
             found[row.name] = row
     return found
 

@@ -17,6 +17,7 @@ from zoo_core.layout import Rule
 from zoo_core.matrix import lacking
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.request import Degrees
+from zoo_core.quantized import split_objection, with_quantised
 
 __all__ = ["RULES", "Case", "LegalityRule", "ModelFacts", "Verdict", "first_broken", "room_for_samples", "verdicts"]
 
@@ -154,7 +155,12 @@ def _kv_heads(case: Case) -> str:
 
 @lru_cache(maxsize=256)
 def _table_objection(model: ModelFacts, tensor: int) -> str:
-    for name, rule in model.table.items():
+    table, quantised = model.table, model.config.quantization_config
+    if quantised is not None:
+        table = with_quantised(table, quantised)
+        if why := split_objection(table, quantised, tensor):
+            return why
+    for name, rule in table.items():
         why = layout.objection(rule, tensor)
         if why:
             return f"{name} does not split over tp {tensor}: {why}"

@@ -116,7 +116,7 @@ class BaichuanConfig(ModelConfig):
         return hf
 
 
-_ONLY: dict[str, Any] = {"hidden_act": "silu", "z_loss_weight": 0, "rope_scaling": None, "quantization_config": None}
+_ONLY: dict[str, Any] = {"hidden_act": "silu", "z_loss_weight": 0, "rope_scaling": None}
 _V2_VOCABULARY = 125696
 _PUBLISHED: dict[tuple[int, int, int], Literal["rope", "alibi"]] = {(4096, 32, 32): "rope", (5120, 40, 40): "alibi"}
 

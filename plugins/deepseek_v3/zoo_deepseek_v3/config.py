@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from zoo_core.capabilities import Capabilities, ModelEntry, Support, declared
 from zoo_core.config import ModelConfig, version4
 from zoo_core.errors import ConfigError
+from zoo_core.quantization import FORMAT
 from zoo_ops import RopeScaling
 
 __all__ = ["CAPABILITIES", "DeepseekV3Config"]
@@ -149,16 +150,19 @@ class DeepseekV3Config(ModelConfig):
         for name, only in _ONLY.items():
             if old.get(name, only) != only:
                 raise ConfigError(f"{name} is {old[name]!r}", f"a DeepSeek-V3 has {only!r}, and zoo nothing else", "")
-        quantized = old.pop("quantization_config", None) or {}
+        quantized = old.get("quantization_config") or {}
         if not isinstance(quantized, Mapping):
             raise ConfigError(f"quantization_config is {quantized!r}", "it is no JSON object", "take the model's own")
+        ours = quantized.get("checkpoint_format") == FORMAT
         for name, only in _FP8.items():
-            if quantized.get(name, only) != only:
+            if not ours and quantized.get(name, only) != only:
                 raise ConfigError(
                     f"the weights are quantised with {name} {quantized[name]!r}",
                     f"of quantised weights zoo reads those of DeepSeek, which have {only!r}",
                     "use a folder of bfloat16 weights",
                 )
+        if not ours:
+            old.pop("quantization_config", None)  # float8 is read as the values it stands for
         # transformers 5 has another name for the depth, and states a `head_dim` that is the rotated part's.
         old.setdefault("num_nextn_predict_layers", old.get("num_mtp_layers", 0))
         old.pop("head_dim", None)
@@ -167,7 +171,7 @@ class DeepseekV3Config(ModelConfig):
         return super().from_hf(old)
 
     def to_hf(self) -> dict[str, Any]:
-        """Return the `config.json` of the published models; the weights beside it are not quantised."""
+        """Return the `config.json` of the published models; the weights beside it are not float8."""
         hf = {
             "architectures": ["DeepseekV3ForCausalLM"],
             "model_type": "deepseek_v3",

@@ -1,0 +1,8 @@
+"""Quantised weights: the rows of the table that they are, and (`pack`, with numpy) their arrays. No paddle."""
+
+from __future__ import annotations
+
+from zoo_core.quantized.bits import packed_rows
+from zoo_core.quantized.rows import quantised_layers, split_objection, with_quantised
+
+__all__ = ["packed_rows", "quantised_layers", "split_objection", "with_quantised"]
