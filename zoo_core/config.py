@@ -115,6 +115,13 @@ class ModelConfig:
         return not self.learned_positions
 
     @property
+    def reads_prompt_at_once(self) -> bool:
+        """Whether a prompt given in pieces would be read otherwise than as a whole: one that is read both ways, say, or
+        whose length sets the base of its rotary positions.
+        """
+        return getattr(getattr(self, "rope_scaling", None), "kind", "") == "dynamic"
+
+    @property
     def fused_attention(self) -> bool:
         """Whether a GPU's fused attention kernels can do the model: no additive bias, no prompt read both ways."""
         return True
@@ -150,6 +157,7 @@ class ModelConfig:
             for name, value in version4(hf).items()
             if name in known
         }
+        found["quantization_config"] = QuantSpec.from_hf(hf.get("quantization_config"))
         return cls(**found)
 
     def to_hf(self) -> dict[str, Any]:
@@ -157,4 +165,3 @@ class ModelConfig:
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         quantised: QuantSpec | None = found.pop("quantization_config")
         return found if quantised is None else {**found, "quantization_config": quantised.to_hf()}
-        found["quantization_config"] = QuantSpec.from_hf(hf.get("quantization_config"))

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from zoo_core import find
-from zoo_core.engine.build import from_seed
-from zoo_core.engine.engine import Engine
-from zoo_core.engine.mesh import make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.errors import ConfigError
-from zoo_core.generate import Row, Rules, Sampling, decode, decode_batch, decode_steps
-from zoo_core.generate.batches import answer_batch
+from zoo_core.generate import Row, Rules, decode_batch, decode_steps
+from zoo_core.generate.passes import answer_batch
 from zoo_core.peft import PrefixSpec
-from zoo_core.plan import Request, compose
-from zoo_core.testing.models import random_weights
-from zoo_ops import Cache
 
-GREEDY, DRAWN = Sampling(temperature=0.0), Sampling(temperature=1.5, top_k=20, top_p=0.95)
+sys.path.insert(0, str(Path(__file__).parent))
+
+from decoding_models import DRAWN, FAMILIES, GREEDY, alone, make_engine, prompts  # noqa: E402
+
 NEW = 6
-FAMILIES = {
-    "llama": "facebook/llama-7b", "chatglm": "THUDM/chatglm-6b", "chatglm2": "THUDM/chatglm2-6b",
-    "bloom": "bigscience/bloom-560m", "qwen": "qwen/qwen-7b", "opt": "facebook/opt-125m", "gpt3": "gpt3-345M",
-    "glm": "THUDM/glm-10b", "baichuan": "baichuan-inc/Baichuan2-13B-Base", "deepseek_v3": "deepseek-ai/DeepSeek-V3",
-}  # fmt: skip
 
 
 class Counting:
@@ -82,40 +76,6 @@ def test_what_cannot_be_decoded():
     for sampling in (GREEDY, DRAWN):
         with pytest.raises(ConfigError, match="not numbers"):
             decode_batch(broken, [Row([1], 3)], Rules(sampling))
-
-
-def make_engine(name, **more):
-    """Two layers of random weights that let the model say many things."""
-    found = find(name)
-    config = found.config.replace(**{**found.architecture.capabilities.scales["tiny"], "num_hidden_layers": 2})
-    mesh = make_mesh(compose(Request(task="logits", device="cpu"), found.architecture, config, name))
-    engine = Engine(mesh, found.architecture, config, from_seed(5, config, 1, 0), **more)
-    weights = random_weights(found.architecture.table(config))
-    for single, held in engine.held.items():
-        if single in weights:
-            held.tensor.set_value(weights[single])
-    return engine
-
-
-def prompts(engine, lengths=(9, 3, 6)):
-    """Random ids; what ends a prompt of the families with blanks stands at the end of each."""
-    config, random = engine.config, np.random.default_rng(1)
-    found = [random.integers(10, 200, length).tolist() for length in lengths]
-    mask = getattr(config, "gmask_token_id", None) or (getattr(config, "mask_token_ids", None) or (None,))[-1]
-    start = getattr(config, "start_token_id", None) or config.bos_token_id
-    behind = [] if mask is None else [mask, start]
-    return [[*ids, *behind] for ids in found]
-
-
-def alone(engine, row, rules):
-    """The text of one row by the loop of one prompt, without mask or filling."""
-    cache = Cache(engine.config.num_hidden_layers, 1, len(row.ids) + row.max_new_tokens)
-
-    def following(ids):
-        positions = np.arange(cache.length, cache.length + len(ids))[None]
-        return engine.logits({"input_ids": np.asarray([ids]), "position_ids": positions}, cache)[0, -1].numpy()
-
-    return list(decode(following, row.ids, row.max_new_tokens, rules.sampling, seed=row.seed, ends=rules.ends))
 
 
 def gives_each_row_what_it_gets_alone(engine):

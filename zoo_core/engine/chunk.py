@@ -73,6 +73,11 @@ class Chunk(nn.Layer):  # type: ignore[misc]
                     _recompute_inside(layer, element.attention)
         self._whole = plan.recompute == "full"
 
+    @property
+    def blocks(self) -> int:
+        """How many of the layers have a cache."""
+        return sum(element.is_block for element in self._elements)
+
     def forward(self, x: Any) -> Any:
         """Run the next micro batch of the feed; `x` is ignored by the first chunk."""
         turn, batch = self._feed.take(self.number)

@@ -22,7 +22,7 @@ from zoo_core.engine.parts import tied_across_stages
 from zoo_core.layout import Rule, Vocab, local_shape
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
 from zoo_core.registry import Architecture
-from zoo_ops import Batch, Router, after_prefix, cross_entropy, parallel, set_loss_weight
+from zoo_ops import Batch, Cache, Router, after_prefix, cross_entropy, parallel, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
@@ -136,6 +136,7 @@ class Engine:
         self._shape: list[int] = []
         self._training = True
         self.pipeline: Any = None
+        self._chunks: list[Chunk] = []
         bounds = plan.stage_bounds or (0, len(self._elements))
         if plan.pipeline > 1:
             descs = [_ChunkDesc(self._chunk_builder(c, bounds[c], bounds[c + 1])) for c in range(len(bounds) - 1)]
@@ -172,7 +173,9 @@ class Engine:
     def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
         def build() -> Chunk:
             layers = [(element, build_layer(element, self._stage)) for element in self._elements[start:stop]]
-            return Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica, self._stage.freezes)
+            chunk = Chunk(layers, number, self._feed, self.mesh.plan, self.mesh.replica, self._stage.freezes)
+            self._chunks.append(chunk)
+            return chunk
 
         return build
 
@@ -354,19 +357,55 @@ class Engine:
             self.pipeline._p2p_helper.clear_meta_cache()
         return found[0] if self.mesh.is_last_stage and found is not None else None
 
-    def next_logits(self, fields: MicroBatch, cache: Any) -> np.ndarray[Any, Any]:
+    def new_cache(self, rows: int, room: int) -> Cache:
+        """Return an empty cache of this rank's blocks, for so many rows of so many tokens."""
+        blocks = sum(chunk.blocks for chunk in self._chunks)
+        return Cache(blocks, rows, room)
+
+    def next_logits(self, fields: MicroBatch, cache: Cache) -> np.ndarray[Any, Any]:
         """Return the logits after each row's last token, float32 [B, V], whole and the same on all ranks of the tensor
-        axis, which call it together; replicas do so only where `moves_together` says it. Not with pipeline stages.
+        and the pipeline axis, which call it together; replicas do so only where `moves_together` says it.
 
         Args:
-            fields: of the tokens that follow those in `cache`, a `zoo_ops.Cache`; rows are filled up on the left.
+            fields: of the tokens that follow those in `cache`; rows are filled up on the left.
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length)
         with paddle.no_grad(), paddle.amp.auto_cast(**self._amp), parallel.whole_sequences():
-            logits_B1v = self.layers.through(None, batch, cache, last_position=True)[:, -1:]
+            logits_B1v = self._through_stages(batch, cache)
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
         return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]
+
+    def _through_stages(self, batch: Batch, cache: Cache) -> Any:
+        """Run `batch` through the stages, one after the other, and return what the head makes of the last position.
+
+        A pass of decoding has too little work to be cut into micro batches, so no schedule is needed: each stage waits
+        for the one before, and all hear what comes out of the last.
+        """
+        plan = self.mesh.plan
+        if plan.pipeline == 1:
+            return self._chunks[0].through(None, batch, cache, last_position=True)[:, -1:]
+        rows, length = batch.input_ids.shape
+        group = self.mesh.hcg.get_pipe_parallel_group()
+        x_BSH = None
+        for chunk in range(plan.pipeline * plan.virtual_stages):
+            stage, own = chunk % plan.pipeline, chunk // plan.pipeline
+            last = chunk == plan.pipeline * plan.virtual_stages - 1
+            width = self._head_width() if last else self.config.hidden_size
+            if stage == self.mesh.place.pipe:
+                before = sum(earlier.blocks for earlier in self._chunks[:own])
+                out = self._chunks[own].through(x_BSH, batch, cache, before, last_position=last)
+                out = (out[:, -1:] if last else out).astype(self.dtype).contiguous()
+            else:
+                out = paddle.empty([rows, 1 if last else length, width], dtype=self.dtype)
+            dist.broadcast(out, src=group.ranks[stage], group=group)
+            x_BSH = out
+        return x_BSH
+
+    def _head_width(self) -> int:
+        """How many logits of a token this rank's head gives."""
+        head = next(rule for rule in reversed(self.table.values()) if isinstance(rule, Vocab))
+        return int(local_shape(head, self.mesh.plan.tensor)[0]) if self._vocab() else self.config.vocab_size
 
     def at_head(self, fields: MicroBatch, see: Callable[[Callable[[Any], Any], Any], None]) -> None:
         """Run a micro batch and call `see(head, x)` where the head would be, on the ranks of the last stage.

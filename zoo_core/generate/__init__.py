@@ -1,4 +1,4 @@
-"""Decoding: the next token, the loop with a cache for one prompt or many, and text as it comes."""
+"""Decoding: the next token, rows that decode together with a cache, and text as it comes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo_core.generate.batched import BatchLogits, Row, Rules, decode_batch, decode_steps
+    from zoo_core.generate.batched import BatchLogits, decode_batch, decode_steps
     from zoo_core.generate.choice import Sampling, choose, probabilities
-    from zoo_core.generate.decoding import Logits, decode
+    from zoo_core.generate.chooser import Chooser
     from zoo_core.generate.model import TextModel, load_model
-    from zoo_core.generate.stream import TextStream
+    from zoo_core.generate.passes import EnginePasses
+    from zoo_core.generate.pool import Passes, Pool
+    from zoo_core.generate.rules import Finish, Row, Rules, Step
+    from zoo_core.generate.texts import AnswerText, TextStream
 
 __all__ = [
+    "AnswerText",
     "BatchLogits",
-    "Logits",
+    "Chooser",
+    "EnginePasses",
+    "Finish",
+    "Passes",
+    "Pool",
     "Row",
     "Rules",
     "Sampling",
+    "Step",
     "TextModel",
     "TextStream",
     "choose",
-    "decode",
     "decode_batch",
     "decode_steps",
     "load_model",
@@ -29,16 +37,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "zoo_core.generate.batched": ("BatchLogits", "Row", "Rules", "decode_batch", "decode_steps"),
+    "zoo_core.generate.batched": ("BatchLogits", "decode_batch", "decode_steps"),
     "zoo_core.generate.choice": ("Sampling", "choose", "probabilities"),
-    "zoo_core.generate.decoding": ("Logits", "decode"),
+    "zoo_core.generate.chooser": ("Chooser",),
     "zoo_core.generate.model": ("TextModel", "load_model"),
-    "zoo_core.generate.stream": ("TextStream",),
+    "zoo_core.generate.passes": ("EnginePasses",),
+    "zoo_core.generate.pool": ("Passes", "Pool"),
+    "zoo_core.generate.rules": ("Finish", "Row", "Rules", "Step"),
+    "zoo_core.generate.texts": ("AnswerText", "TextStream"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for; only `model` needs paddle."""
+    """Import what is asked for; only `model` and `passes` need paddle."""
     for module, names in _HOMES.items():
         if name in names:
             value = globals()[name] = getattr(import_module(module), name)

@@ -1,16 +1,12 @@
-"""A model with its tokenizer on one process: text in, text out.
-
-Shape legend: S tokens of a pass, V vocabulary.
-"""
+"""A model with its tokenizer on one process: text in, text out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.config import ModelConfig
@@ -20,18 +16,22 @@ from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.state import check_files, from_checkpoint
 from zoo_core.engine.switch import AdapterSwitch, with_adapters_to_switch
 from zoo_core.errors import ConfigError, TokenizerError
-from zoo_core.generate.choice import Sampling
-from zoo_core.generate.decoding import Logits, decode
-from zoo_core.generate.stream import TextStream
+from zoo_core.generate.choice import Sampling, no_numbers
+from zoo_core.generate.passes import EnginePasses
+from zoo_core.generate.pool import Pool
+from zoo_core.generate.rules import Row, Rules
+from zoo_core.generate.texts import AnswerText
 from zoo_core.peft.files import adapter_folder, base_and_adapter, fused_table, open_adapter
 from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
 from zoo_core.plan import Request, compose
 from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Architecture, find
-from zoo_core.tokenizers import Tokenizer
-from zoo_ops import Cache
+from zoo_core.tokenizers import ChatTokenizer, Message, Tokenizer
+from zoo_core.tokenizers.chat import no_chat
 
 __all__ = ["TextModel", "load_model"]
+
+_PROBE = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 
 
 @dataclass(frozen=True)
@@ -95,46 +95,99 @@ class TextModel:
             )
         return ids
 
-    def logits(self, room: int) -> Logits:
-        """Return the model with a fresh cache for `room` tokens, as `decode` takes it."""
-        cache = Cache(self.config.num_hidden_layers, 1, room)
-
-        def following(ids: Sequence[int]) -> np.ndarray[Any, Any]:
-            ids_1S = np.asarray([ids], np.int64)
-            positions_1S = np.arange(cache.length, cache.length + len(ids), dtype=np.int64)[None]
-            logits_1SV = self.engine.logits({"input_ids": ids_1S, "position_ids": positions_1S}, cache)
-            return np.asarray(logits_1SV[0, -1].astype("float32").numpy())
-
-        return following
-
-    def ends(self) -> Collection[int]:
+    def ends(self) -> frozenset[int]:
         """The ids that end a text: the tokenizer's, and those the model's configuration names."""
         own = self.config.eos_token_id
         named = own if isinstance(own, tuple) else (own,)
-        return {token for token in (self.tokenizer.eos_id, *named) if token is not None}
+        return frozenset(token for token in (self.tokenizer.eos_id, *named) if token is not None)
+
+    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of a conversation as the family writes it; after a user's message they ask for the answer.
+
+        Raises:
+            TokenizerError: the family has no form for conversations, or not for this one.
+        """
+        return _chat(self.tokenizer, messages)
+
+    @cached_property
+    def _chat_end(self) -> int | None:
+        try:
+            asked, answered = (_chat(self.tokenizer, _PROBE[:count]) for count in (1, 2))
+        except TokenizerError:
+            return None
+        answer = answered[len(asked) :] if answered[: len(asked)] == asked else []
+        # A form may write white space behind its end token, or no end at all.
+        special = [token for token in answer if not self.tokenizer.decode([token], skip_special_tokens=True)]
+        return special[-1] if special else None
+
+    def chat_ends(self) -> frozenset[int]:
+        """The ids that end an answer in a conversation: the token that the family's form has behind one, and `ends`."""
+        return self.ends() if self._chat_end is None else self.ends() | {self._chat_end}
+
+    def rules(self, sampling: Sampling, *, chat: bool = False, **more: Any) -> Rules:
+        """Return what holds for a row of this model.
+
+        Args:
+            chat: the row is a conversation.
+            more: as `Rules` takes it.
+        """
+        ends = self.chat_ends() if chat else self.ends()
+        vocab_size = min(self.config.vocab_size, self.tokenizer.vocab_size)
+        return Rules(sampling, **{"ends": ends, "vocab_size": vocab_size, **more})
+
+    def pool(self, slots: int, room: int | None = None, chunk: int = 512) -> Pool:
+        """Return a pool of rows over this model.
+
+        Args:
+            slots: most rows at a time.
+            room: most tokens of a row; by default the model's context.
+            chunk: as `Pool` takes it.
+        """
+        return Pool(EnginePasses(self.engine), slots, self.context if room is None else room, chunk)
 
     def sample(
-        self, prompt: str, max_new_tokens: int = 64, sampling: Sampling | None = None, seed: int = 0
+        self,
+        prompt: str,
+        max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """Yield the text that continues `prompt`, piece by piece; it ends at eos, or where the context is full.
 
         Args:
             sampling: how tokens are chosen; by default greedily.
+            stop: texts that end it, too; they are no part of it.
 
         Raises:
-            ConfigError: the prompt does not fit.
+            ConfigError: the prompt does not fit, or the model's logits are not numbers.
         """
         ids = self.encode(prompt)
+        yield from self.answer(ids, self.rules(sampling or Sampling(temperature=0.0)), max_new_tokens, seed, stop)
+
+    def answer(
+        self, ids: Sequence[int], rules: Rules, max_new_tokens: int, seed: int = 0, stop: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Yield the text that follows `ids`, piece by piece, see `sample`."""
         new = min(max_new_tokens, self.context - len(ids))
-        stream = TextStream(self.tokenizer, tuple(ids))
-        chosen = sampling or Sampling(temperature=0.0)
-        vocab_size = min(self.config.vocab_size, self.tokenizer.vocab_size)
-        tokens = decode(
-            self.logits(len(ids) + new), ids, new, chosen, seed=seed, ends=self.ends(), vocab_size=vocab_size
-        )
-        for token in tokens:
-            yield stream.add(token)
-        yield stream.end()
+        pool, text = self.pool(1, len(ids) + new), AnswerText(self.tokenizer, ids, stop)
+        ticket, going = pool.add(Row(ids, new, seed), rules), True
+        while going:
+            step = pool.step().get(ticket)
+            if step is None:
+                continue
+            if step.finish == "error":
+                raise no_numbers()
+            if step.token is not None:
+                yield text.add(step.token)
+            going = not step.finish and not text.stopped
+        yield text.end()
+
+
+def _chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    if not isinstance(tokenizer, ChatTokenizer):
+        raise no_chat(tokenizer)
+    return tokenizer.chat(messages)
 
 
 def load_model(

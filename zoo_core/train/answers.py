@@ -15,7 +15,7 @@ from zoo_core.data.sft import Encoder, Lines, parse_line
 from zoo_core.data.sft.surveying import Survey, encoded_line
 from zoo_core.engine.engine import Engine
 from zoo_core.generate import Row, Rules
-from zoo_core.generate.batches import answer_batch
+from zoo_core.generate.passes import answer_batch
 from zoo_core.train.agree import shared
 from zoo_core.train.record import recorded
 from zoo_core.train.scores import scores

@@ -69,6 +69,10 @@ class ChatGLMConfig(ModelConfig):
         return self.is_v1
 
     @property
+    def reads_prompt_at_once(self) -> bool:
+        return self.is_v1  # whose prompts are read both ways
+
+    @property
     def fused_attention(self) -> bool:
         return not self.is_v1
 

@@ -84,6 +84,10 @@ class GLMConfig(ModelConfig):
         return True
 
     @property
+    def reads_prompt_at_once(self) -> bool:
+        return self.start_token_id is not None  # the text before its first start token is read both ways
+
+    @property
     def fused_attention(self) -> bool:
         return self.start_token_id is None
 

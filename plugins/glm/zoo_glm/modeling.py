@@ -49,7 +49,7 @@ __all__ = [
     "places",
 ]
 
-_IDS, _LARGE = "zoo_glm.ids", 1 << 40
+_IDS, _STARTED, _LARGE = "zoo_glm.ids", "zoo_glm.started", 1 << 40
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def _places(batch: Batch, config: GLMConfig, cache: LayerCache | None, past: int
     ids_BK = batch.input_ids
     if cache is not None:
         if past:
-            ids_BK = paddle.concat([cache.notes[_IDS][:, :past], ids_BK], axis=1)
-        cache.notes[_IDS] = ids_BK
+            ids_BK = paddle.concat([cache.token_notes[_IDS], ids_BK], axis=1)
+        cache.token_notes[_IDS] = ids_BK
     real = paddle.ones_like(ids_BK, dtype="bool") if batch.attention_mask is None else batch.attention_mask != 0
     counting = _counter(batch.segment_ids, ids_BK)
     token, _, _ = counting(real)
@@ -101,9 +101,10 @@ def _places(batch: Batch, config: GLMConfig, cache: LayerCache | None, past: int
         return Places(position[:, past:], paddle.zeros_like(position)[:, past:], None)
 
     start = paddle.logical_and(ids_BK == config.start_token_id, real)
-    if cache is not None and past:
-        started_B1 = start[:, : cache.first_length].any(axis=1, keepdim=True)
-        start = paddle.logical_and(start, started_B1)
+    if cache is not None:
+        if not past:
+            cache.notes[_STARTED] = start.any(axis=1, keepdim=True)
+        start = paddle.logical_and(start, cache.notes[_STARTED])
     blank, blanks, _ = counting(start)
     writes = blank > 0
     prefix = paddle.logical_and(paddle.logical_and(real, blanks > 0), paddle.logical_not(writes))

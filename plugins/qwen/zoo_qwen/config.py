@@ -73,6 +73,10 @@ class QwenConfig(ModelConfig):
         return self.model_type == "qwen"
 
     @property
+    def reads_prompt_at_once(self) -> bool:
+        return self.use_dynamic_ntk if self.is_v1 else super().reads_prompt_at_once
+
+    @property
     def mlp_width(self) -> int:
         """Width of gate and of up."""
         return self.intermediate_size // 2 if self.is_v1 else self.intermediate_size

@@ -57,9 +57,10 @@ class QwenV1Attention(nn.Layer):
             part.reshape([*part.shape[:2], -1, self.config.head_size]) for part in paddle.chunk(qkv, 3, axis=-1)
         )
         past, length = (cache.length if cache is not None else 0), q_BSND.shape[1]
-        prompt = cache.first_length if cache is not None and past else length
+        if cache is not None and not past:
+            cache.notes["prompt"] = _tokens(batch, length)
         cos, sin = batch.once(
-            ("rope", self.config, self.training, past, length), lambda: self._angles(batch, past, length, prompt)
+            ("rope", self.config, self.training, past, length), lambda: self._angles(batch, past, length, cache)
         )
         q_BSND, k_BSND = apply_rope(q_BSND, cos, sin), apply_rope(k_BSND, cos, sin)
         if self.config.use_logn_attn and not self.training and past + length > self.config.seq_length:
@@ -73,13 +74,13 @@ class QwenV1Attention(nn.Layer):
         out_BSND = attention(q_BSND, k_BSND, v_BSND, batch, past=past)
         return self.c_proj(out_BSND.flatten(2))
 
-    def _angles(self, batch: Batch, past: int, length: int, prompt: int) -> tuple[Tensor, Tensor]:
+    def _angles(self, batch: Batch, past: int, length: int, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
         """Cosines and sines; the base of a sample follows the tokens of its prompt, and stays while it is continued."""
         config, scales = self.config, [1.0]
-        if config.use_dynamic_ntk and not self.training and prompt > config.seq_length:
-            mask = batch.attention_mask
-            tokens = [prompt] if mask is None else mask[:, :prompt].sum(axis=-1).tolist()
-            scales = [_ntk_alpha(count, config.seq_length) for count in tokens]
+        longest = cache.first_length if cache is not None and past else length
+        if config.use_dynamic_ntk and not self.training and longest > config.seq_length:
+            tokens_B1 = cache.notes["prompt"] if cache is not None and past else _tokens(batch, length)
+            scales = [_ntk_alpha(count, config.seq_length) for count in tokens_B1.flatten().tolist()]
 
         def angles(positions: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
             return rope_angles(
@@ -91,6 +92,14 @@ class QwenV1Attention(nn.Layer):
         positions = [None] * len(scales) if batch.position_ids is None else batch.position_ids.split(len(scales))
         cos, sin = zip(*(angles(p, scale) for p, scale in zip(positions, scales, strict=True)), strict=True)
         return paddle.concat(cos), paddle.concat(sin)
+
+
+def _tokens(batch: Batch, length: int) -> Tensor:
+    """How many tokens each row of a prompt has, int64 [B, 1]."""
+    mask = batch.attention_mask
+    if mask is None:
+        return paddle.full([batch.input_ids.shape[0], 1], length, dtype="int64")
+    return batch.once("zoo_qwen.tokens", lambda: mask.sum(axis=-1, keepdim=True))
 
 
 def _ntk_alpha(tokens: int, seq_length: int) -> float:
