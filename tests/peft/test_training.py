@@ -17,7 +17,9 @@ from zoo_core.checkpoint.inspect import tensors  # noqa: E402
 from zoo_core.cli import main  # noqa: E402
 from zoo_core.data.indexed import bin_path, idx_path, index_bytes  # noqa: E402
 from zoo_core.engine.optimizer import OptimizerSettings  # noqa: E402
+from zoo_core.generate import load_model  # noqa: E402
 from zoo_core.peft import LoraSpec, is_adapter  # noqa: E402
+from zoo_core.tokenizers import train_bpe  # noqa: E402
 
 SPEC = LoraSpec(rank=2, alpha=4.0)
 
@@ -118,3 +120,14 @@ def test_the_commands(corpus, tmp_path, monkeypatch, capfd):
     assert "did you mean q_proj?" in capfd.readouterr().err
     assert run(base, corpus, Path("new"), "--lora", "true", "--pissa", "true", "--max_steps", "2") == 2
     assert "pissa is not supported" in capfd.readouterr().err
+    Path("text.txt").write_text("In the beginning God created the heaven and the earth.\n" * 3)
+    train_bpe([Path("text.txt")], 270, Path("tokenizer"))
+    assert load_model(base, Path("tokenizer"), adapters={"own": "whole"}).notes == ()
+    (note,) = load_model("merged", Path("tokenizer"), adapters={"own": "whole"}).notes
+    assert "was trained on" in note and note.endswith(f"whose files are not those of {Path('merged')}")
+    damaged = next(Path("whole/checkpoint-4").glob("lora-0*.safetensors"))
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert main(["sample", base, "--lora_path", "whole", "--tokenizer", "tokenizer", "--prompt", "In the"]) == 2
+    assert damaged.name in capfd.readouterr().err

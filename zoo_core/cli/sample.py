@@ -71,6 +71,8 @@ def command(
 
     adapters = {"adapter": lora_path} if lora_path is not None else None
     model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    for note in model.notes:
+        click.echo(note, err=True)
     pieces = model.sample(prompt, max_new_tokens, sampling, seed)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
     click.echo(prompt + first, nl=False)

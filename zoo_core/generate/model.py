@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from zoo_core.generate.passes import EnginePasses
 from zoo_core.generate.pool import Pool
 from zoo_core.generate.rules import Row, Rules
 from zoo_core.generate.texts import AnswerText
-from zoo_core.peft.files import adapter_folder, base_and_adapter, fused_table, open_adapter
-from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
+from zoo_core.peft import LoraSpec, PrefixSpec
+from zoo_core.peft.digest import digest
+from zoo_core.peft.files import adapter_folder, adapter_spec, base_and_adapter, fused_table, open_adapter
+from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix, prefix_spec
 from zoo_core.plan import Request, compose
 from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Architecture, find
@@ -44,6 +46,7 @@ class TextModel:
         tokenizer: its tokenizer.
         folder: where the weights came from.
         adapters: of the model, see `use`.
+        notes: what a user should be told of what was loaded.
     """
 
     config: ModelConfig
@@ -51,6 +54,7 @@ class TextModel:
     tokenizer: Tokenizer
     folder: Path
     adapters: AdapterSwitch
+    notes: tuple[str, ...] = ()
 
     def use(self, adapter: str = "") -> None:
         """Run with one of the adapters that `load_model` was given, by its name, or with none.
@@ -197,8 +201,9 @@ def load_model(
     dtype: str = "float32",
     adapters: Mapping[str, str | Path] | None = None,
     prefix: str | Path | None = None,
+    request: Request | None = None,
 ) -> TextModel:
-    """Load a model for generation.
+    """Load a model for generation; where several processes hold it, all call this alike.
 
     Args:
         path: a zoo checkpoint, the output folder of a run (its newest checkpoint), a Hugging Face folder, or the name
@@ -209,9 +214,10 @@ def load_model(
         adapters: folders of adapters of this model, by the names that `TextModel.use` takes; the first is in use. By
             default, where `path` is itself an adapter whose base is known, that one.
         prefix: folder of a prefix of this model, likewise; not together with adapters.
+        request: degrees of the axes, and the number of processes; by default one process has the whole model.
 
     Raises:
-        ConfigError: adapters and a prefix are named.
+        ConfigError: adapters and a prefix are named, or the model does not divide by the degrees.
         CheckpointError: no weights there, or they do not fit `config.json`; names the tensor.
         TokenizerError: no tokenizer there.
         UnknownModelError: no installed plugin has this architecture.
@@ -226,8 +232,12 @@ def load_model(
     folder = find_weights(str(base), base if Path(base).is_dir() else None)
     found = find(str(folder))
     config = _as_adapted(found.architecture, found.config, own)
-    mesh = make_mesh(compose(Request(task="logits", device=device), found.architecture, config, str(folder)))
+    wanted = replace(request or Request(), task="logits", device=device)
+    mesh = make_mesh(compose(wanted, found.architecture, config, str(folder)))
     check_files(folder, mesh, states=False)
+    beside = tuple(own.values()) if before is None else (before,)
+    for at in beside:
+        check_files(at, mesh, states=False)
     table = found.architecture.table(config)
     with Reader(folder, table, fused_table(found.architecture, config)) as reader:
         reader.check()
@@ -237,9 +247,21 @@ def load_model(
             engine = _prefixed(mesh, found.architecture, config, reader, before, dtype)
             switch = AdapterSwitch(engine, {}, table, dtype)
     switch.use(next(iter(own), ""))
-    beside = own.values() if before is None else (before,)
     places = (*beside, folder) if tokenizer is None else (tokenizer,)
-    return TextModel(config, engine, _tokenizer(found.architecture, config, places, tokenizer is None), folder, switch)
+    text = _tokenizer(found.architecture, config, places, tokenizer is None)
+    return TextModel(config, engine, text, folder, switch, _other_bases(folder, tuple(own.values()), before))
+
+
+def _other_bases(folder: Path, adapters: Sequence[Path], prefix: Path | None) -> tuple[str, ...]:
+    """What to say of adapters, or of a prefix, that were trained on other weights than those of `folder`."""
+    specs: list[tuple[Path, LoraSpec | PrefixSpec]] = [(at, adapter_spec(at)) for at in adapters]
+    specs += [(prefix, prefix_spec(prefix))] if prefix is not None else []
+    own = digest(folder) if any(spec.base_digest for _, spec in specs) else ""
+    return tuple(
+        f"{at} was trained on {spec.base}, whose files are not those of {folder}"
+        for at, spec in specs
+        if spec.base_digest and spec.base_digest != own
+    )
 
 
 def _prefixed(
@@ -247,7 +269,8 @@ def _prefixed(
 ) -> Engine:
     """Build a model that is only run, behind the prefix in a folder."""
     with PrefixFiles(folder, architecture.pipe_layers(config), config) as files:
-        source = from_both(from_checkpoint(reader, mesh, dtype), files.source(dtype=dtype))
+        own = files.source(mesh.plan.tensor, mesh.place.tensor, dtype)
+        source = from_both(from_checkpoint(reader, mesh, dtype), own)
         return Engine(mesh, architecture, config, source, dtype, prefix=files.spec)
 
 
