@@ -39,6 +39,8 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
     "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
     "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),
+    "serve": Entry("zoo_core.cli.serve", "serve a model over HTTP as OpenAI's API has it, with a page to chat on"),
+    "eval": Entry("zoo_core.cli.eval", "measure perplexity, multiple choice, or lm-evaluation-harness's tasks"),
     "checkpoint": Entry("zoo_core.cli.checkpoint", "list, verify and show the checkpoints of runs"),
     "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
     "tokenizer": Entry("zoo_core.cli.tokenizer", "train and try tokenizers"),

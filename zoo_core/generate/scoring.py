@@ -22,7 +22,7 @@ from zoo_ops.loss import IGNORE, cross_entropy
 __all__ = ["Scores", "Window", "score_rows", "windows"]
 
 Array = np.ndarray[Any, Any]
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 
 _LOGITS = 1 << 24
 """Logits of a piece, 64 MiB of float32."""
