@@ -14,11 +14,12 @@ from zoo_core.arguments._load import load_arguments
 from zoo_core.arguments._model import ModelArguments
 from zoo_core.arguments._parallel import ParallelArguments
 from zoo_core.arguments._registry import TASKS
-from zoo_core.arguments._spec import ANSWERING, TUNING
+from zoo_core.arguments._spec import ANSWERING, GENERATING, TUNING
 from zoo_core.arguments._training import TrainingArguments
 
 __all__ = [
     "ANSWERING",
+    "GENERATING",
     "TASKS",
     "TUNING",
     "Arguments",

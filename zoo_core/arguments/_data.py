@@ -9,6 +9,9 @@ from zoo_core.arguments._spec import ANSWERING, TUNING, argument, no_effect
 
 __all__ = ["DataArguments"]
 
+_READING = (*TUNING, "predict")
+"""The tasks that read questions."""
+
 
 def _split(value: Any) -> str:
     """Return train, validation and test weights as "949,50,1" from that text or from a list of numbers."""
@@ -56,15 +59,15 @@ class DataArguments(Group):
     )  # fmt: skip
     task_name: str | None = argument(None, "Folder within that folder.", tasks=TUNING)
     src_length: int = argument(
-        1024, "Longest source; what is too long loses its beginning.", unit="tokens", minimum=1, tasks=TUNING
+        1024, "Longest source; what is too long loses its beginning.", unit="tokens", minimum=1, tasks=_READING
     )
     tgt_length: int = argument(
         1024, "Longest target, if given; else max_length is the limit. If max_length is not given, it is the sum of "
         "both lengths.",
-        unit="tokens", minimum=1, tasks=TUNING,
+        unit="tokens", minimum=1, tasks=_READING,
     )  # fmt: skip
     max_length: int = argument(
-        2048, "Longest source and target together; the source is cut first.", unit="tokens", minimum=2, tasks=TUNING
+        2048, "Longest source and target together; the source is cut first.", unit="tokens", minimum=2, tasks=_READING
     )
     zero_padding: bool = argument(
         False, "Pack several samples into one row; none sees another.", aliases=("intokens",), tasks=TUNING
@@ -84,7 +87,7 @@ class DataArguments(Group):
     )
     chat_template: str | None = argument(
         None, "Chat template, a Jinja file; empty means the family's own, `none` source and target as they are.",
-        tasks=TUNING,
+        tasks=_READING,
     )  # fmt: skip
     bad_lines: str = argument(
         "stop", "What a line does that cannot be used: it stops the run, or is left out and counted.",

@@ -29,9 +29,12 @@ _HEAD = (
 _FINETUNE_TASKS = ("sft", "lora", "prefix", "dpo", "compress")
 _SHOWN_FOR: dict[str, tuple[str, ...]] = {
     "generation": ("predict", "eval", "export", "serve", *_FINETUNE_TASKS),
-    "finetune": _FINETUNE_TASKS,
+    "finetune": ("predict", *_FINETUNE_TASKS),
 }
 """Groups that `--help` lists for some tasks only."""
+
+_ONLY = {("predict", "finetune"): ("lora_path", "prefix_path")}
+"""What of a group it lists for a task, where that is not all."""
 
 
 def _sections() -> Iterator[tuple[str, str, list[Spec]]]:
@@ -118,6 +121,7 @@ def help_text(task: str) -> str:
         shown = [s for s in specs if s.effect.kind in ("works", "gpu") or (tasks and s.effect.kind == "later")]
         if not shown or (tasks is not None and task not in tasks):
             continue
+        shown = [s for s in shown if s.name in _ONLY.get((task, group), (s.name,))]
         lines += ["", f"{title}: {sentence}" if group != OVERRIDES else f"Model sizes: {sentence}"]
         for spec in shown:
             flag = "  --" + spec.name + ("" if spec.base == "bool" else " " + _value_name(spec))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import ANSWERING, argument, no_effect, not_yet
+from zoo_core.arguments._spec import GENERATING, argument, no_effect, not_yet
 
 __all__ = ["GenerationArguments"]
 
-_TASK = not_yet("generation")
+_EXPORT = not_yet("export")
+_PREDICT = ("predict",)
+
+
+def _texts(value: Any) -> str:
+    """Return one text as it is, and a list of them as JSON; commas and spaces are theirs."""
+    if isinstance(value, (list, tuple)) and value and all(isinstance(text, str) and text for text in value):
+        return json.dumps(list(value), ensure_ascii=False)
+    if isinstance(value, str):
+        return value
+    raise ValueError('a text, or a list of texts such as ["END", "User:"]')
 
 
 @group
@@ -18,27 +31,48 @@ class GenerationArguments(Group):
         "sampling",
         "How the next token is chosen.",
         choices=("sampling", "greedy_search", "beam_search"),
-        tasks=ANSWERING,
+        tasks=GENERATING,
     )
-    top_k: int = argument(1, "Sample among this many most likely tokens; 0 is all.", minimum=0, tasks=ANSWERING)
+    top_k: int = argument(1, "Sample among this many most likely tokens; 0 is all.", minimum=0, tasks=GENERATING)
     top_p: float = argument(
-        1.0, "Sample among the most likely tokens of this total probability.", above=0, maximum=1, tasks=ANSWERING
+        1.0, "Sample among the most likely tokens of this total probability.", above=0, maximum=1, tasks=GENERATING
     )
-    temperature: float = argument(1.0, "Divide logits by this before sampling.", minimum=0, tasks=ANSWERING)
-    min_dec_len: int = argument(1, "Fewest new tokens.", unit="tokens", minimum=0, tasks=ANSWERING,
+    min_p: float = argument(
+        0.0, "Sample among tokens of at least this probability, as a part of the most likely one's.", minimum=0,
+        maximum=1, tasks=_PREDICT,
+    )  # fmt: skip
+    temperature: float = argument(1.0, "Divide logits by this before sampling.", minimum=0, tasks=GENERATING)
+    min_dec_len: int = argument(1, "Fewest new tokens.", unit="tokens", minimum=0, tasks=GENERATING,
                                 aliases=("min_new_tokens",))  # fmt: skip
-    max_dec_len: int = argument(200, "Most new tokens.", unit="tokens", minimum=1, tasks=ANSWERING,
-                                aliases=("max_new_tokens",))  # fmt: skip
-    num_return_sequences: int = argument(1, "Answers for each prompt.", minimum=1, tasks=ANSWERING)
-    num_beams: int = argument(1, "Beams of beam search.", minimum=1, effect=_TASK)
-    length_penalty: float = argument(0.0, "Exponent of the length in a beam's score.", effect=_TASK)
-    early_stopping: bool = argument(False, "Stop when enough beams have ended.", effect=_TASK)
-    repetition_penalty: float = argument(1.0, "Divide the logits of tokens seen by this.", above=0, effect=_TASK)
-    batch_size: int = argument(8, "Prompts at a time in prediction.", minimum=1, effect=_TASK)
-    data_file: str | None = argument(None, "JSON lines to answer.", effect=_TASK)
-    output_file: str = argument("output.json", "Where answers are written.", effect=_TASK)
-    dtype: str | None = argument(
-        None, "Type of the weights in prediction.", choices=("float32", "float16", "bfloat16"), effect=_TASK
+    max_dec_len: int = argument(
+        200, "Most new tokens; in prediction tgt_length, where that alone is given.", unit="tokens", minimum=1,
+        tasks=GENERATING, aliases=("max_new_tokens",),
+    )  # fmt: skip
+    num_return_sequences: int = argument(1, "Answers for each prompt.", minimum=1, tasks=GENERATING)
+    num_beams: int = argument(1, "Beams of beam search.", minimum=1, tasks=_PREDICT)
+    length_penalty: float = argument(0.0, "Exponent of the length in a beam's score.", tasks=_PREDICT)
+    early_stopping: bool = argument(False, "Stop when enough beams have ended.", tasks=_PREDICT)
+    repetition_penalty: float = argument(
+        1.0, "Divide the logits of tokens seen by this, negative ones are multiplied.", above=0, tasks=_PREDICT
     )
+    presence_penalty: float = argument(0.0, "Taken off the logits of tokens that the answer has.", tasks=_PREDICT)
+    frequency_penalty: float = argument(
+        0.0, "Taken off the logits of tokens for each time that the answer has them.", tasks=_PREDICT
+    )
+    stop: str | None = argument(
+        None, "Texts that end an answer and are no part of it: one, or a JSON list.", parse=_texts, tasks=_PREDICT
+    )
+    batch_size: int = argument(8, "Prompts at a time in prediction, on each replica.", minimum=1, tasks=_PREDICT)
+    data_file: str | None = argument(
+        None, "JSON lines to answer: `src` and perhaps `tgt`, `messages`, or a `prompt` to continue.", tasks=_PREDICT
+    )
+    output_file: str = argument("output.json", "Where answers are written, a JSON line each.", tasks=_PREDICT)
+    overwrite_output: bool = argument(
+        False, "Answer anew, whatever an earlier prediction left of output_file.", tasks=_PREDICT
+    )
+    dtype: str | None = argument(
+        None, "Type of the weights in prediction; empty is float32 on CPU, which has no other, elsewhere as stored.",
+        choices=("float32", "float16", "bfloat16"), tasks=_PREDICT,
+    )  # fmt: skip
     gpt: bool = argument(False, "PaddleNLP: the model is GPT.", effect=no_effect("the model's name says so"))
-    export_dir: str | None = argument(None, "Folder of an exported model (FleetX Inference.model_dir).", effect=_TASK)
+    export_dir: str | None = argument(None, "Folder of an exported model (FleetX Inference.model_dir).", effect=_EXPORT)

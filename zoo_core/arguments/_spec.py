@@ -6,7 +6,19 @@ from collections.abc import Callable
 from dataclasses import Field, field
 from typing import Any, NamedTuple
 
-__all__ = ["ANSWERING", "TUNING", "WORKS", "Effect", "Spec", "argument", "no_effect", "not_yet", "on_gpu", "spec_of"]
+__all__ = [
+    "ANSWERING",
+    "GENERATING",
+    "TUNING",
+    "WORKS",
+    "Effect",
+    "Spec",
+    "argument",
+    "no_effect",
+    "not_yet",
+    "on_gpu",
+    "spec_of",
+]
 
 
 TUNING = ("sft", "lora", "prefix", "dpo", "compress")
@@ -14,6 +26,9 @@ TUNING = ("sft", "lora", "prefix", "dpo", "compress")
 
 ANSWERING = ("sft", "lora", "prefix")
 """Those that can be evaluated by letting the model answer."""
+
+GENERATING = (*ANSWERING, "predict")
+"""Those in which a model answers."""
 
 
 class Effect(NamedTuple):

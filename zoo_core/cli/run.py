@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo_core.arguments import TASKS, TUNING, Arguments, effect_line, help_text, load_arguments
+from zoo_core.cli._answering import answer_file
 from zoo_core.cli._failures import UsageFailure
 from zoo_core.cli._names import argument_flags
 from zoo_core.cli._plan import rank_table, stage_table
@@ -34,6 +35,7 @@ _READY = {
     "lora": "fine-tune low-rank adapters of a model",
     "prefix": "fine-tune a prefix of virtual tokens in every layer",
     "dpo": "learn which of two answers is better",
+    "predict": "answer the questions of a file",
 }
 
 _HELP = """Usage: zoo run TASK [FILE.json|FILE.yaml ...] [--flag value ...] [-o Section.key=value ...]
@@ -44,6 +46,7 @@ Run a task:
   zoo run pretrain pretrain.json --nproc 4 --tp 2 --pp 2
   zoo run pretrain pretrain.json --master 10.0.0.1:6070 --nnodes 2
   zoo run sft --model qwen/qwen-7b --scale tiny --tokenizer tokenizer --dataset_name_or_path sample --max_steps 100
+  zoo run predict --model ./output --data_file dev.json --output_file output.json
 
 zoo run TASK --help lists the arguments. --plan auto chooses the fastest plan that fits. --dry-run prints the plan and
 starts nothing; --world N makes it that of another machine, --hardware NAME and --memory 80G say which (see zoo plan).
@@ -77,8 +80,11 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
     traceback = ["--traceback"] if with_traceback else []
     aimed, rest = _take_aim(words[1:])
     arguments = load_arguments(task, (), [*rest, *traceback])
+    words = ["run", *words, *traceback]
     try:
-        return report_end(_run(arguments, ["run", *words, *traceback], aimed))
+        if task == "predict":
+            return report_end(answer_file(arguments, words, lambda device: _world(arguments, aimed, device)))
+        return report_end(_run(arguments, words, aimed))
     except ZooError as error:
         if is_spawned() and report_failure(error):
             return 2
