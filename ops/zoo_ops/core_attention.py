@@ -15,7 +15,7 @@ import paddle.nn.functional as F
 
 from zoo_ops.cpu.attention import attention_cpu
 from zoo_ops.dropout import keep_dropout_context
-from zoo_ops.kernels import cpu_path, kernels, say_once
+from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 from zoo_ops.masks import check_lengths, segment_ends, visible
 from zoo_ops.prefix import virtual_entries
 
@@ -166,7 +166,7 @@ def _flash_objection(q_BSND: Tensor, prefix_BK: Tensor | None) -> str:
     """Why flash attention cannot run here; empty when it can."""
     if prefix_BK is not None:
         return "it has no prompts that are read both ways"
-    if not q_BSND.place.is_gpu_place():
+    if not on_gpu(q_BSND):
         return "this device has no kernel for it"
     if q_BSND.dtype not in (paddle.float16, paddle.bfloat16):
         return f"it computes in float16 or bfloat16 and the model is {q_BSND.dtype}"
@@ -199,7 +199,7 @@ def _core(
         return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, dropout=dropout, **options)
     if cpu_path(q_BSND, k_BKMD, v_BKMD) and (bias is None or (bias.stop_gradient and cpu_path(bias))):
         return attention_cpu(q_BSND, k_BKMD, v_BKMD, batch, **options)
-    if q_BSND.place.is_gpu_place() and (bias is None or bias.stop_gradient):
+    if on_gpu(q_BSND) and (bias is None or bias.stop_gradient):
         return attention_sdpa(q_BSND, k_BKMD, v_BKMD, batch, **options)
     return attention_reference(q_BSND, k_BKMD, v_BKMD, batch, **options)
 

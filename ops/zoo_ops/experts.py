@@ -174,6 +174,8 @@ def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None, bat
     if batch is not None and batch.attention_mask is not None:
         real_T = (batch.attention_mask[:, -whole_BSH.shape[1] :] != 0).flatten()
     weights_TK, experts_TK = gate(x_TH) if real_T is None else gate(x_TH, real_T)
+    if not paddle.in_dynamic_mode():
+        return parallel.leave(_traced(x_TH, weights_TK, experts_TK, experts, shared).reshape(whole_BSH.shape))
     T, K = experts_TK.shape
     # rows ordered by expert: `order[i]` is the (token, choice) of row i
     flat = experts_TK.flatten()
@@ -187,6 +189,25 @@ def moe(x_BSH: Tensor, gate: Any, experts: nn.LayerList, shared: Any = None, bat
     if shared is not None:
         out_TH = out_TH + _inside(shared, x_TH)
     return parallel.leave(out_TH.reshape(whole_BSH.shape))
+
+
+def _traced(x_TH: Tensor, weights_TK: Tensor, experts_TK: Tensor, experts: nn.LayerList, shared: Any) -> Tensor:
+    """What a traced graph does: how many rows an expert has is not known, so those that are asked for take them all.
+
+    An expert that nobody asks for is not run, and its weights are not read.
+    """
+    out_TH = paddle.zeros_like(x_TH) if shared is None else _inside(shared, x_TH)
+    for number, expert in experts.named_children():
+        asked_TK = experts_TK == int(number)
+        weight_T1 = paddle.where(asked_TK, weights_TK, paddle.zeros_like(weights_TK)).sum(axis=-1, keepdim=True)
+        out_TH = paddle.static.nn.cond(
+            asked_TK.any(),
+            lambda out_TH=out_TH, expert=expert, weight_T1=weight_T1: (
+                out_TH + _inside(expert, x_TH) * weight_T1.astype(out_TH.dtype)
+            ),
+            lambda out_TH=out_TH: out_TH * 1.0,
+        )
+    return out_TH
 
 
 def _without_idle(order: Tensor, back: Tensor, counts_E: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 
+from zoo_ops.kernels import on_gpu
+
 if TYPE_CHECKING:
     from paddle import Tensor
     from paddle.nn import Layer
@@ -48,7 +50,7 @@ def gated_reference(gate: Tensor, up: Tensor, activation: str = "silu") -> Tenso
 def gated(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
     """Return `activation(gate) * up`."""
     # On CPU the two plain kernels are faster than the fused one.
-    if activation in ("silu", "swish") and gate.place.is_gpu_place():
+    if activation in ("silu", "swish") and on_gpu(gate):
         return F.swiglu(gate, up)
     return gated_reference(gate, up, activation)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["Kernels", "cpu_path", "kernels", "say_once", "set_kernels"]
+__all__ = ["Kernels", "cpu_path", "kernels", "on_gpu", "say_once", "set_kernels"]
 
 _log = logging.getLogger("zoo")
 
@@ -56,15 +56,18 @@ def say_once(kernel: str, reason: str) -> None:
         _log.warning("%s was asked for but %s; the plain implementation is used", kernel, reason)
 
 
+def on_gpu(x: Tensor) -> bool:
+    """Whether a tensor lies on a GPU; one that is only traced lies nowhere."""
+    return x.place is not None and bool(x.place.is_gpu_place())
+
+
 def cpu_path(*tensors: Tensor, least: int = 0) -> bool:
     """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced.
 
     `least` is the size of the first tensor from which they pay: when one token is generated, starting them costs more.
     """
-    if not _chosen.fast_cpu or tensors[0].size < least:
-        return False
     import paddle
 
-    return paddle.in_dynamic_mode() and all(
-        x.place.is_cpu_place() and x.dtype == paddle.float32 and not x.is_dist() for x in tensors
-    )
+    if not _chosen.fast_cpu or not paddle.in_dynamic_mode() or tensors[0].size < least:
+        return False
+    return all(x.place.is_cpu_place() and x.dtype == paddle.float32 and not x.is_dist() for x in tensors)

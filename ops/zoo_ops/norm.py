@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from zoo_ops.cpu.elementwise import rms_norm_cpu
-from zoo_ops.kernels import cpu_path, kernels, say_once
+from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -30,7 +30,7 @@ def rms_norm_reference(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     """Return `weight * x / sqrt(mean(x ** 2) + eps)` over the last dim; the statistics are float32 or wider."""
     if kernels().fused_rms_norm:
-        if x.place.is_gpu_place():
+        if on_gpu(x):
             return F.rms_norm(x, weight_H.shape, weight_H, eps)
         say_once("use_fused_rms_norm", "this device has no kernel for it")
     if cpu_path(x, weight_H, least=1 << 14):
@@ -46,7 +46,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if x.place.is_cpu_place() and weight is not None and weight.stop_gradient and not x.stop_gradient:
+        frozen = weight is not None and weight.stop_gradient and not x.stop_gradient
+        if frozen and paddle.in_dynamic_mode() and x.place.is_cpu_place():
             weight = weight.detach()
             weight.stop_gradient = False
         return F.layer_norm(x, self._normalized_shape, weight, bias, self._epsilon)

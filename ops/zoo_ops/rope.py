@@ -13,7 +13,7 @@ import paddle
 from paddle.incubate.nn.functional import fused_rotary_position_embedding
 
 from zoo_ops.cpu.elementwise import rope_cpu
-from zoo_ops.kernels import cpu_path, kernels, say_once
+from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 from zoo_ops.rope_scaling import RopeScaling
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def rope_angles(
     Args:
         position_ids_BS: integer positions; `None` means `past` .. `seq_len` - 1 for every sample.
         seq_len: keys in sight, cached ones included; with dynamic scaling it sets the base when no positions are
-            given (with positions, the largest of them does, as in Hugging Face).
+            given (with positions, the largest of them does, as in Hugging Face) or none can be read, in tracing.
         dim: width D that is rotated, even.
         theta: base of the frequencies.
         scaling: `None` means none.
@@ -125,7 +125,7 @@ def rope_angles(
         base_scale: multiplies the base by `base_scale ** (dim / (dim - 2))`: Qwen v1's own NTK rule.
     """
     scaling = scaling or RopeScaling()
-    if scaling.kind == "dynamic" and position_ids_BS is not None:
+    if scaling.kind == "dynamic" and position_ids_BS is not None and paddle.in_dynamic_mode():
         seq_len = int(position_ids_BS.max()) + 1
     inverse, magnitude = inverse_frequencies(dim, theta, scaling, max_position_embeddings, seq_len, base_scale)
     if position_ids_BS is None:
@@ -167,7 +167,7 @@ def apply_rope(
     """
     width = x_BSND.shape[-1] if rotary_dim is None else rotary_dim
     if kernels().fused_rope:
-        if x_BSND.place.is_gpu_place() and width == x_BSND.shape[-1]:
+        if on_gpu(x_BSND) and width == x_BSND.shape[-1]:
             return _fused(x_BSND, cos, sin, interleaved)
         say_once("use_fused_rope", "there is no kernel for it here")
     if cpu_path(x_BSND, cos, sin, least=1 << 14):

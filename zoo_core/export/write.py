@@ -1,0 +1,116 @@
+"""`zoo export`: a model's programs, traced, compared with the model, and only then given their place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import paddle
+
+from zoo_core._atomic import replaced_folder
+from zoo_core.checkpoint.conversion import check_free
+from zoo_core.checkpoint.disk import as_json
+from zoo_core.errors import CheckpointError, ConfigError, PlanError
+from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
+from zoo_core.export.passes import StaticPasses
+from zoo_core.export.programs import JitPrograms, PredictorPrograms
+from zoo_core.export.spec import EXPORT_FILE, Exported, sizes_up_to
+from zoo_core.export.trace import cached_entries, save_programs
+from zoo_core.generate.model import TextModel
+from zoo_core.generate.passes import EnginePasses
+from zoo_core.peft.digest import digest
+
+__all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "export_model"]
+
+LEAST_PROMPT, LEAST_WINDOW = 32, 64
+"""The shortest prompt and the narrowest window there are programs for."""
+
+_TEXTS = ("In the beginning God created the heaven and the earth.", "床前明月光,疑是地上霜。")
+
+
+def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length: int | None = None) -> Exported:
+    """Write a model as prefill and decode programs, once they are found to be the model.
+
+    Adapters in use, and a prefix, are part of the programs.
+
+    Args:
+        folder: must not exist, or be empty.
+        batch_size: rows of a decode program.
+        max_length: most tokens of a row, prompt and answer; by default the model's context.
+
+    Returns:
+        What was written, with the differences from the model.
+
+    Raises:
+        CheckpointError: the folder is in use, or could not be written.
+        ConfigError: the model cannot be traced, rows would be longer than its context, or the programs differ from
+            it; nothing is left behind.
+        PlanError: the model is split over processes.
+    """
+    room = model.context if max_length is None else max_length
+    _check(model, batch_size, room)
+    check_free(folder.expanduser().absolute())
+    entries, notes = cached_entries(model.engine)
+    spec = Exported(
+        version("zoo-core"), version_of_paddle(), model.engine.dtype, batch_size, room,
+        sizes_up_to(room - 1, LEAST_PROMPT), sizes_up_to(room - 1, LEAST_WINDOW), entries, notes, model.context,
+        digest(model.folder),
+    )  # fmt: skip
+    try:
+        with replaced_folder(folder.expanduser().absolute()) as beside:
+            save_programs(model.engine, spec, beside)
+            spec = replace(spec, equality=_compared(model, spec, beside))
+            (beside / EXPORT_FILE).write_bytes(spec.to_json())
+            (beside / "config.json").write_bytes(as_json(model.config.to_hf()))
+            model.tokenizer.save(beside)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}", str(error), "choose another folder, or free space") from error
+    return spec
+
+
+def version_of_paddle() -> str:
+    """Of the Paddle that runs."""
+    return str(paddle.__version__)
+
+
+def _check(model: TextModel, batch_size: int, room: int) -> None:
+    plan = model.engine.mesh.plan
+    if plan.tensor > 1 or plan.pipeline > 1 or plan.expert > 1:
+        raise PlanError(
+            "a model that is split over processes is not exported",
+            "its programs would hold collectives, and each process's another part of the weights",
+            "export in one process",
+        )
+    if batch_size < 1 or room < 2:
+        raise ConfigError(
+            f"an export of {batch_size} rows of {room} tokens", "a row has a prompt and an answer", "give at least 1 and 2"
+        )
+    if room > model.context:
+        raise ConfigError(
+            f"max_length {room}", f"the model's context is {model.context}", f"--max_length {model.context}, or less"
+        )
+
+
+def _compared(model: TextModel, spec: Exported, folder: Path) -> dict[str, dict[str, float]]:
+    """The differences from the model, by way of running."""
+    texts = [model.tokenizer.encode(text, add_special_tokens=True) for text in _TEXTS]
+    texts = [[token for token in ids if token < model.config.vocab_size] for ids in texts]
+    passes = EnginePasses(model.engine)
+    wanted: list[Wanted] = [
+        wanted_of(passes, prompts, spec) for prompts in prompts_for(spec, model.config.vocab_size, texts)
+    ]
+    loaded = StaticPasses(JitPrograms(folder), spec)
+    found = {"paddle.jit.load": dict(compare("paddle.jit.load", loaded, wanted, spec))}
+    del loaded
+    device = "gpu" if paddle.get_device().startswith("gpu") else "xpu" if paddle.get_device().startswith("xpu") else "cpu"
+    predictors = PredictorPrograms(folder, device)
+    largest: dict[str, float] = {}
+    for one in wanted:  # one after the other: each predictor has a copy of the weights
+        own = compare("paddle.inference", StaticPasses(predictors, spec), [one], spec)
+        predictors.forget()
+        largest = {
+            name: value + largest.get(name, 0) if name == "tokens" else max(value, largest.get(name, 0.0))
+            for name, value in own.items()
+        }
+    return {**found, "paddle.inference": largest}
