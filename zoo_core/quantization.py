@@ -36,7 +36,9 @@ class QuantSpec:
         bits: of a weight: 3, 4 or 8.
         group_size: input features that share a scale, for each output feature; -1 is all of them.
         symmetric: zero stays zero, and there are no zero points.
-        act_order: the groups are not runs of the input features: each feature has a group number (GPTQ's `desc_act`).
+        act_order: features that matter more were rounded first (GPTQ's `desc_act`).
+        static_groups: with act_order, groups are runs of the input features all the same; else each feature has a
+            group number (`ordered`).
         targets: patterns of the single-card names of the layers; empty is every linear layer of the blocks, never
             embeddings, heads or routers. See `zoo_core.quantized.quantised_layers`.
         skip: patterns of layers that are left as they are.
@@ -53,6 +55,7 @@ class QuantSpec:
     group_size: int = PER_CHANNEL
     symmetric: bool = True
     act_order: bool = False
+    static_groups: bool = True
     targets: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     activations: Scheme = "dynamic"
@@ -84,8 +87,15 @@ class QuantSpec:
             )
         if self.method != "w8a8" and (self.smooth or self.activations != "dynamic"):
             refuse(f"{self.method} does not quantise activations", "", "smoothing and their scheme belong to w8a8")
-        if self.act_order and self.group_size == PER_CHANNEL:
-            refuse("act_order without groups", "one scale an output feature has no order", "give a group_size")
+        if self.ordered and self.group_size == PER_CHANNEL:
+            refuse(
+                "groups of any order, without groups", "one scale an output feature has no order", "set static_groups"
+            )
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each input feature has a group number, instead of groups being runs of them."""
+        return self.act_order and not self.static_groups
 
     def groups(self, features: int) -> int:
         """Number of groups of a layer with so many input features; the last may be short."""
@@ -109,6 +119,7 @@ class QuantSpec:
             "group_size": self.group_size,
             "sym": self.symmetric,
             "desc_act": self.act_order,
+            "static_groups": self.static_groups,
             "targets": list(self.targets),
             "modules_to_not_convert": list(self.skip),
         }
@@ -139,6 +150,7 @@ class QuantSpec:
             group_size=int(values.get("group_size", PER_CHANNEL)),
             symmetric=bool(values.get("sym", True)),
             act_order=bool(values.get("desc_act", False)),
+            static_groups=bool(values.get("static_groups", True)),
             targets=tuple(values.get("targets") or ()),
             skip=tuple(values.get("modules_to_not_convert") or ()),
             activations=values.get("activation_scheme", "dynamic"),

@@ -69,17 +69,24 @@ class _Adapted(nn.Layer):  # type: ignore[misc]
 
         Of a row-parallel layer, and of a column-parallel one, the product of this rank's parts is this rank's part.
         """
-        base = self._parameters["weight"]
+        base = self._base_weight()
         lora_A, lora_B = self._parameters["lora_A"], self._parameters["lora_B"]
         return base if lora_A is None else base + self.scale * paddle.matmul(lora_A, lora_B)
 
     def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """This layer's product with `x`, the adapter's added; a term of the sum over ranks where there is one."""
         own = self._parameters
-        y = F.linear(x, own["weight"], bias)
+        y = self._base(x, bias)
         if own["lora_A"] is None:
             return y
         return y + paddle.matmul(paddle.matmul(self._dropped(x), own["lora_A"]), own["lora_B"]) * self.scale
+
+    def _base(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The product without the adapter."""
+        return F.linear(x, self._parameters["weight"], bias)
+
+    def _base_weight(self) -> Tensor:
+        return self._parameters["weight"]
 
     def _dropped(self, x: Tensor) -> Tensor:
         return self.dropout(x)
@@ -117,9 +124,13 @@ class LoraRowLinear(_Adapted, RowLinear):
 def adapted(layer: Any, lora_A: Any, lora_B: Any, scale: float, dropout: float, name: str) -> _Adapted:
     """Return what stands in the place of a Linear, a `ColumnLinear` or a `RowLinear` that has an adapter.
 
+    Of a layer of `zoo_ops.quantized`, its own form.
+
     Raises:
         TypeError: the layer is none of these.
     """
+    if hasattr(layer, "with_adapter"):
+        return layer.with_adapter(lora_A, lora_B, scale, dropout, name)  # type: ignore[no-any-return]
     kinds = ((ColumnLinear, LoraColumnLinear), (RowLinear, LoraRowLinear), (nn.Linear, LoraLinear))
     for plain, kind in kinds:
         if isinstance(layer, plain):

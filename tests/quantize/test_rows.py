@@ -26,7 +26,7 @@ SPECS = {
     "int8": QuantSpec(),
     "int4": QuantSpec(bits=4, group_size=8, symmetric=False),
     "int3": QuantSpec("gptq", bits=3, group_size=16),
-    "act_order": QuantSpec("gptq", bits=4, group_size=8, act_order=True),
+    "act_order": QuantSpec("gptq", bits=4, group_size=8, act_order=True, static_groups=False),
     "w8a8": QuantSpec("w8a8", activations="static", smooth=True),
 }
 
@@ -137,7 +137,7 @@ def test_a_ranks_arrays_stand_for_its_part_of_the_weight(family, spec):
         weight = rng.standard_normal(rule.shape).astype(np.float32)
         features = rule.shape[0]
         q_IO, scale_GO, zero_GO = quantise_rtn(weight, spec.bits, spec.group_size, spec.symmetric)
-        group_I = rng.integers(0, len(scale_GO), features).astype(np.int32) if spec.act_order else None
+        group_I = rng.integers(0, len(scale_GO), features).astype(np.int32) if spec.ordered else None
         whole = QuantisedWeight(q_IO, scale_GO, spec.group_size, zero_GO, group_I, np.ones(features), 0.5)
         dense = dequantise(q_IO, scale_GO, zero_GO, spec.group_size, group_I)
         stored = whole.stored(spec)
@@ -214,7 +214,7 @@ def test_foreign_quantisation_is_refused_and_fp8_passes():
     "wrong",
     [
         {"bits": 5}, {"group_size": 12}, {"method": "awq"}, {"method": "w8a8", "bits": 4}, {"smooth": True},
-        {"method": "gptq", "act_order": True}, {"method": "w8a8", "activations": "sometimes"},
+        {"method": "gptq", "act_order": True, "static_groups": False}, {"method": "w8a8", "activations": "sometimes"},
     ],
 )  # fmt: skip
 def test_settings_that_do_not_go_together_are_refused(wrong):

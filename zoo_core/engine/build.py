@@ -15,12 +15,14 @@ from paddle import nn
 from paddle.base.framework import EagerParamBase
 
 from zoo_core.config import ModelConfig
+from zoo_core.engine.integers import integer_rows, quantised
 from zoo_core.engine.parts import element_type, has_expert
 from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Row, Rule, Vocab, local_shape, pieces
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter
 from zoo_core.peft.prefix import SHARED
 from zoo_core.pipeline import PipeLayer
+from zoo_core.quantization import QuantSpec
 from zoo_ops import Dropout, attach_prefix
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
@@ -56,6 +58,7 @@ class Stage:
         prefix: of every block, the same.
         shared: where the parameters lie that the blocks' prefixes share: the single-card name before theirs.
         cached: widths of a cached head's key and value.
+        integers: how quantised weights, whose rows are in `table`, are held.
     """
 
     table: Mapping[str, Rule]
@@ -69,6 +72,7 @@ class Stage:
     prefix: PrefixSpec | None = None
     shared: str = ""
     cached: tuple[int, int] = (0, 0)
+    integers: QuantSpec | None = None
 
     @property
     def freezes(self) -> bool:
@@ -127,12 +131,15 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
         layer = element.factory()
     for path, module in list(layer.named_sublayers(include_self=True)):
         prefix = ".".join(filter(None, (element.prefix, path)))
-        rules = {}
+        rules: dict[str, Rule] = {}
         for own in [*module._parameters, *module._buffers]:
             name = ".".join(filter(None, (prefix, own)))
             if module._parameters.get(own) is None and own not in module._buffers:
                 continue
             if own in module._buffers and name not in stage.table:
+                continue
+            if own == "weight" and f"{prefix}.quant_weight" in stage.table:
+                rules |= integer_rows(stage.table, prefix)
                 continue
             if name not in stage.table:
                 raise LayoutError(f"parameter {name} has no row in the table", "", "add one to the plugin's layout.py")
@@ -145,7 +152,7 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
             _drop_expert(layer, path, next(iter(rules.values())))
             continue
         made = {own: _materialise(rule, stage) for own, rule in rules.items()}
-        swapped = _swap(module, rules, made, stage) if stage.degree > 1 else None
+        swapped = _swap(module, rules, made, stage)
         if swapped is None:
             for own, tensor in made.items():
                 if own in module._parameters:
@@ -235,9 +242,11 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
 
 
 def _swap(module: nn.Layer, rules: Mapping[str, Rule], made: Mapping[str, Any], stage: Stage) -> nn.Layer | None:
-    """The parallel form of a layer whose weight splits; `None` where the layer stays as it is."""
+    """The form of a layer whose weight splits, or is integers; `None` where the layer stays as it is."""
+    if stage.integers is not None and "quant_weight" in rules:
+        return quantised(module, rules, made, stage.integers, stage.degree)
     rule = rules.get("weight")
-    if rule is None or rule.dim is None:
+    if stage.degree == 1 or rule is None or rule.dim is None:
         return None
     weight, bias = made["weight"], made.get("bias")
     if isinstance(module, nn.Linear):

@@ -126,7 +126,7 @@ class Engine:
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
-        more = (prefix, self._elements[0].prefix, config.cached_sizes[1:])
+        more = (prefix, self._elements[0].prefix, config.cached_sizes[1:], config.quantization_config)
         self._stage = Stage(
             self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora, *more
         )

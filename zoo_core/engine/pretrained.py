@@ -82,6 +82,7 @@ def from_pretrained(
             rank,
             kept,
             gather_logits=True,
+            integers=found.config.quantization_config,
         )
         model = build_layer(PipeLayer(lambda: found.architecture.build_model(found.config), ""), stage)
     model.eval()

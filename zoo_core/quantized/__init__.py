@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from zoo_core.quantized.bits import packed_rows
-from zoo_core.quantized.rows import quantised_layers, split_objection, with_quantised
+from zoo_core.quantized.rows import ROWS, quantised_layers, split_objection, with_quantised
 
-__all__ = ["packed_rows", "quantised_layers", "split_objection", "with_quantised"]
+__all__ = ["ROWS", "packed_rows", "quantised_layers", "split_objection", "with_quantised"]

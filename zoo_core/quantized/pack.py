@@ -41,7 +41,7 @@ class QuantisedWeight:
         scale_GO: float32.
         group: input features that share a scale; -1 is all.
         zero_GO: int8, of an asymmetric one.
-        group_I: int32, the group of each input feature, with act order.
+        group_I: int32, the group of each input feature, where groups are in any order.
         smooth_I: float32, what the input is divided by (w8a8, smoothed); q is of the multiplied weight.
         act_scale: what an integer of the input stands for (w8a8, static).
     """
@@ -65,7 +65,7 @@ class QuantisedWeight:
         if not spec.symmetric:
             assert self.zero_GO is not None
             found["quant_zero"] = np.asarray(self.zero_GO, np.int8)
-        if spec.act_order:
+        if spec.ordered:
             assert self.group_I is not None
             found["g_idx"] = np.asarray(self.group_I, np.int32)
         if spec.smooth:
@@ -136,7 +136,14 @@ def dequantise(
 
 
 def pack(q_IO: Array, bits: int) -> Array:
-    """Pack signed integers of `bits`: int8 [I, O] as it is for 8, else uint8 [P, O]."""
+    """Pack signed integers of `bits`: int8 [I, O] as it is for 8, else uint8 [P, O].
+
+    Raises:
+        ValueError: one is too large for so many bits.
+    """
+    low, high = limits(bits)
+    if q_IO.min() < low or q_IO.max() > high:
+        raise ValueError(f"integers of {bits} bits are {low} to {high}, not {q_IO.min()} to {q_IO.max()}")
     if bits == 8:
         return np.ascontiguousarray(q_IO, np.int8)
     block, size = BLOCK[bits]

@@ -18,9 +18,11 @@ from zoo_core.quantization import PER_CHANNEL, QuantSpec
 from zoo_core.quantized.bits import BLOCK, packed_rows
 from zoo_core.tables import linear_layers
 
-__all__ = ["quantised_layers", "split_objection", "with_quantised"]
+__all__ = ["ROWS", "quantised_layers", "split_objection", "with_quantised"]
 
 _WEIGHT = ".weight"
+ROWS = ("quant_weight", "quant_scale", "quant_zero", "g_idx", "smooth", "act_scale")
+"""Last words of the names of the rows that a quantised weight may be."""
 _NUMBER = re.compile(r"\.\d+\.")
 """What the names of layers in blocks have."""
 
@@ -100,7 +102,7 @@ def _rows(module: str, rule: Rule, spec: QuantSpec) -> list[Rule]:
     ]
     if not spec.symmetric:
         rows.append(_of_groups(rule, module, "quant_zero", (groups, width_out), "int8", units, spec))
-    if spec.act_order:
+    if spec.ordered:
         rows.append(_of_inputs(rule, module, "g_idx", width_in, "int32", units))
     if spec.smooth:
         rows.append(_of_inputs(rule, module, "smooth", width_in, "float32", units))
@@ -115,7 +117,7 @@ def _units(rule: Rule, spec: QuantSpec) -> int:
         return 1
     features, block = rule.shape[0], BLOCK[spec.bits][0]
     units = math.gcd(rule.units or features, features // block if features % block == 0 else 1)
-    if spec.group_size == PER_CHANNEL or spec.act_order:
+    if spec.group_size == PER_CHANNEL or spec.ordered:
         return units
     return math.gcd(units, features // spec.group_size if features % spec.group_size == 0 else 1)
 
@@ -139,7 +141,7 @@ def _of_groups(
     rule: Rule, module: str, own: str, shape: tuple[int, int], dtype: str, units: int, spec: QuantSpec
 ) -> Rule:
     """A row of numbers of each group and output feature: of one group, or of any order, every rank has all groups."""
-    if isinstance(rule, Row) and (shape[0] == 1 or spec.act_order):
+    if isinstance(rule, Row) and (shape[0] == 1 or spec.ordered):
         return _whole(rule, module, own, shape, dtype)
     return _like(rule, module, own, shape, dtype, units)
 
@@ -165,7 +167,7 @@ def split_objection(table: Mapping[str, Rule], spec: QuantSpec, degree: int) -> 
             continue
         features, module = rule.weight.shape[0], name.rpartition(".")[0]
         block = BLOCK[spec.bits][0]
-        if spec.group_size != PER_CHANNEL and not spec.act_order and (features // degree) % spec.group_size:
+        if spec.group_size != PER_CHANNEL and not spec.ordered and (features // degree) % spec.group_size:
             groups = spec.groups(features)
             return f"{module} has {groups} groups of {spec.group_size} input features, which {degree} ranks would cut"
         return f"{module}: {spec.bits} bits are packed by {block} input features, which {degree} ranks would cut"
