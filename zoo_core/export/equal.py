@@ -97,13 +97,16 @@ def compare(way: str, passes: Passes, wanted: Sequence[Wanted], spec: Exported) 
         where = f"by {way}, after prompts of {', '.join(str(len(ids)) for ids in one.prompts)} tokens"
         if not off <= allowed:  # a NaN is no number that is small enough
             raise ConfigError(
-                "the exported programs are not the model", f"{where}, a logit differs by {off:.1e}; {allowed:.1e} is allowed",
+                "the exported programs are not the model",
+                f"{where}, a logit differs by {off:.1e}; {allowed:.1e} is allowed",
                 "this is a defect of zoo or of Paddle: report it; run the model without exporting it",
             )  # fmt: skip
         chosen_TB = found_TBV.argmax(axis=-1)
         best_TB, other_TB = (np.take_along_axis(one.logits_TBV, at[..., None], -1) for at in (one.tokens_TB, chosen_TB))
         # Another token of (within what is allowed) the same logit is as good.
         if float((best_TB - other_TB).max()) > 2 * off:
-            raise ConfigError("the exported programs are not the model", f"{where}, another token is chosen", "report it")
+            raise ConfigError(
+                "the exported programs are not the model", f"{where}, another token is chosen", "report it"
+            )
         worst, largest, tokens = max(worst, off), max(largest, scale), tokens + chosen_TB.size
     return {"difference": worst, "largest_logit": largest, "tokens": tokens}

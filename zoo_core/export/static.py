@@ -11,7 +11,7 @@ from zoo_core.errors import ConfigError
 from zoo_core.export.passes import StaticPasses
 from zoo_core.export.programs import JitPrograms, PredictorPrograms, Programs
 from zoo_core.export.spec import Exported, read_exported
-from zoo_core.generate.model import TextBase
+from zoo_core.generate.answering import TextBase
 from zoo_core.registry import find
 from zoo_core.tokenizers import Tokenizer
 

@@ -10,7 +10,7 @@ Shape legend: B rows, S tokens of a pass, W cached columns, M kv heads, D head w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ class TracedLayerCache:
         else:
             self.k, self.v = paddle.concat([self.k, k_BSMD], axis=1), paddle.concat([self.v, v_BSMD], axis=1)
         self.length += int(k_BSMD.shape[1])
+        return self.k, self.v
+
+    def held(self) -> tuple[Tensor, Tensor]:
+        """All keys and values; model code has updated them."""
+        assert self.k is not None and self.v is not None
         return self.k, self.v
 
 
@@ -114,7 +119,7 @@ def _prefill(own: _Pass, spec: Exported, ids: Tensor, positions: Tensor, mask: T
     logits_BV = own.logits(ids, positions, mask, cache)
     found = [logits_BV]
     for layer in range(len(cache)):
-        found += [cache[layer].k, cache[layer].v]
+        found += cache[layer].held()
     for note in spec.notes:
         held = cache[note.layers[0]]
         found.append((held.token_notes if note.by_token else held.notes)[note.name])
@@ -132,7 +137,7 @@ def _decode(
     logits_BV = own.logits(ids, positions, mask, cache)
     found = [logits_BV]
     for layer in range(len(cache)):
-        found += [cache[layer].k[:, 1:], cache[layer].v[:, 1:]]
+        found += [entries_BKMD[:, 1:] for entries_BKMD in cache[layer].held()]
     # What is noted of a prompt stays as it is; only what is noted of each token grows.
     return found + [cache[note.layers[0]].token_notes[note.name][:, 1:] for note in spec.notes if note.by_token]
 
@@ -151,8 +156,8 @@ def cached_entries(
             batch = after_prefix(batch, engine.prefix.tokens)
         engine.layers.through(None, batch, cache, last_position=True)
     entries = tuple(
-        ((int(own.k.shape[2]), int(own.k.shape[3])), (int(own.v.shape[2]), int(own.v.shape[3])))
-        for own in (cache[layer] for layer in range(blocks))
+        ((int(k.shape[2]), int(k.shape[3])), (int(v.shape[2]), int(v.shape[3])))
+        for k, v in (cache[layer].held() for layer in range(blocks))
     )
     return entries, tuple(_notes(cache))
 
@@ -183,7 +188,7 @@ def _not_trained(engine: Engine) -> Iterator[None]:
             parameter.stop_gradient = stops
 
 
-def save_programs(engine: Engine, spec: Exported, folder: Path) -> None:
+def save_programs(engine: Engine, spec: Exported, folder: Path, say: Callable[[str], None]) -> None:
     """Write the programs and, once, the weights.
 
     The files are what `paddle.jit.load(folder / "model")` takes, one method a program.
@@ -197,6 +202,7 @@ def save_programs(engine: Engine, spec: Exported, folder: Path) -> None:
     with _not_trained(engine):
         for decodes, size in kinds:
             name = f"{'decode' if decodes else 'prefill'}_{size}"
+            say(f"tracing {name}")
             layer = _Pass(engine, spec, decodes)
             layer.eval()
             if weights:

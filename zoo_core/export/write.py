@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,15 +22,21 @@ from zoo_core.generate.model import TextModel
 from zoo_core.generate.passes import EnginePasses
 from zoo_core.peft.digest import digest
 
-__all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "export_model"]
+__all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "USUAL_LENGTH", "export_model"]
 
-LEAST_PROMPT, LEAST_WINDOW = 32, 64
-"""The shortest prompt and the narrowest window there are programs for."""
+LEAST_PROMPT, LEAST_WINDOW, USUAL_LENGTH = 32, 64, 2048
+"""The shortest prompt and the narrowest window there are programs for, and the most tokens of a row by default."""
 
 _TEXTS = ("In the beginning God created the heaven and the earth.", "床前明月光,疑是地上霜。")
 
 
-def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length: int | None = None) -> Exported:
+def export_model(
+    model: TextModel,
+    folder: Path,
+    batch_size: int = 1,
+    max_length: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Exported:
     """Write a model as prefill and decode programs, once they are found to be the model.
 
     Adapters in use, and a prefix, are part of the programs.
@@ -37,7 +44,8 @@ def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length
     Args:
         folder: must not exist, or be empty.
         batch_size: rows of a decode program.
-        max_length: most tokens of a row, prompt and answer; by default the model's context.
+        max_length: most tokens of a row, prompt and answer; by default the model's context, and at most 2048.
+        say: told what is being done.
 
     Returns:
         What was written, with the differences from the model.
@@ -48,7 +56,8 @@ def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length
             it; nothing is left behind.
         PlanError: the model is split over processes.
     """
-    room = model.context if max_length is None else max_length
+    room = min(model.context, USUAL_LENGTH) if max_length is None else max_length
+    tell = say or _silent
     _check(model, batch_size, room)
     check_free(folder.expanduser().absolute())
     entries, notes = cached_entries(model.engine)
@@ -59,7 +68,8 @@ def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length
     )  # fmt: skip
     try:
         with replaced_folder(folder.expanduser().absolute()) as beside:
-            save_programs(model.engine, spec, beside)
+            save_programs(model.engine, spec, beside, tell)
+            tell("comparing them with the model")
             spec = replace(spec, equality=_compared(model, spec, beside))
             (beside / EXPORT_FILE).write_bytes(spec.to_json())
             (beside / "config.json").write_bytes(as_json(model.config.to_hf()))
@@ -67,6 +77,10 @@ def export_model(model: TextModel, folder: Path, batch_size: int = 1, max_length
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}", str(error), "choose another folder, or free space") from error
     return spec
+
+
+def _silent(_: str) -> None:
+    """Say nothing."""
 
 
 def version_of_paddle() -> str:
@@ -84,7 +98,9 @@ def _check(model: TextModel, batch_size: int, room: int) -> None:
         )
     if batch_size < 1 or room < 2:
         raise ConfigError(
-            f"an export of {batch_size} rows of {room} tokens", "a row has a prompt and an answer", "give at least 1 and 2"
+            f"an export of {batch_size} rows of {room} tokens",
+            "a row has a prompt and an answer",
+            "give at least 1 and 2",
         )
     if room > model.context:
         raise ConfigError(
@@ -103,7 +119,9 @@ def _compared(model: TextModel, spec: Exported, folder: Path) -> dict[str, dict[
     loaded = StaticPasses(JitPrograms(folder), spec)
     found = {"paddle.jit.load": dict(compare("paddle.jit.load", loaded, wanted, spec))}
     del loaded
-    device = "gpu" if paddle.get_device().startswith("gpu") else "xpu" if paddle.get_device().startswith("xpu") else "cpu"
+    device = (
+        "gpu" if paddle.get_device().startswith("gpu") else "xpu" if paddle.get_device().startswith("xpu") else "cpu"
+    )
     predictors = PredictorPrograms(folder, device)
     largest: dict[str, float] = {}
     for one in wanted:  # one after the other: each predictor has a copy of the weights

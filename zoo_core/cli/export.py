@@ -1,0 +1,102 @@
+"""`zoo export`: a trained model as static programs, compared with the model before they are given their place."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.errors import PlanError
+
+__all__ = ["command"]
+
+
+@click.command(name="export")
+@click.argument("path")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--batch_size", "--batch-size", type=click.IntRange(1), default=1, show_default=True,
+              help="Rows that are decoded together; fewer are filled up.")  # fmt: skip
+@click.option("--max_length", "--max-length", type=click.IntRange(2),
+              help="Most tokens of a text, prompt and answer; by default the model's context, and at most 2048.")  # fmt: skip
+@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
+              help="Adapter of the model in PATH, to be part of the programs.")  # fmt: skip
+@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
+              help="Prefix of the model in PATH, to be part of the programs.")  # fmt: skip
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
+@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
+              help="Where the programs are compared with the model.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
+              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+@click.option("--tensor_parallel_degree", "--tp", type=click.IntRange(1), default=1, hidden=True)
+@click.option("--pipeline_parallel_degree", "--pp", type=click.IntRange(1), default=1, hidden=True)
+def command(
+    path: str,
+    folder: Path,
+    batch_size: int,
+    max_length: int | None,
+    lora_path: Path | None,
+    prefix_path: Path | None,
+    tokenizer: Path | None,
+    device: str,
+    dtype: str,
+    tensor_parallel_degree: int,
+    pipeline_parallel_degree: int,
+) -> None:
+    """Write the model in PATH to FOLDER as static programs.
+
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. FOLDER
+    must not exist yet. Its programs read prompts of several lengths and decode with a cache, for
+    paddle.jit.load and for Paddle Inference; logits and greedy tokens are compared with those of the model, and
+    nothing is left where they differ.
+
+    \b
+      zoo export ./output exported
+      zoo run predict --static exported --data_file questions.json
+    """
+    if max(tensor_parallel_degree, pipeline_parallel_degree) > 1:
+        raise PlanError(
+            "a model that is split over processes is not exported",
+            "its programs would hold collectives, and each process's another part of the weights",
+            "leave --tp and --pp out; one process reads the weights of any run",
+        )
+    device = device_of(device)
+    require_paddle(device)
+    if device == "cpu":
+        if dtype != "float32":
+            raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
+        apply_cpu_environment(1, os.environ)
+    from zoo_core.checkpoint.conversion import check_free
+    from zoo_core.engine.quiet import import_paddle, quiet_environment
+
+    check_free(folder.expanduser().absolute())
+    quiet_environment(os.environ)
+    import_paddle(device)
+    from zoo_core.export.write import export_model
+    from zoo_core.generate.model import load_model
+
+    begin = time.perf_counter()
+    adapters = {"adapter": lora_path} if lora_path is not None else None
+    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    for note in model.notes:
+        click.echo(f"warning: {note}", err=True)
+    spec = export_model(model, folder, batch_size, max_length, _say if sys.stderr.isatty() else None)
+    click.echo(f"wrote {folder}, in {time.perf_counter() - begin:.0f} s")
+    click.echo(f"prompts    of up to {_numbers(spec.prefill)} tokens")
+    click.echo(f"decoding   of {batch_size} rows over up to {_numbers(spec.decode)} tokens")
+    for way, found in spec.equality.items():
+        click.echo(
+            f"compared   {way}: {found['tokens']:.0f} greedy tokens are the same; logits differ by at most "
+            f"{found['difference']:.1e}, the largest is {found['largest_logit']:.1f}"
+        )
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _numbers(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sizes))
