@@ -67,12 +67,17 @@ class Worker:
     def __init__(self, slots=4, shifts=None):
         self.slots, self.adapter, self.steps, self.pools = slots, "", [], 0
         self.shifts = {"": 0, **(shifts or {})}
-        self.error, self.good = None, 0
+        self.error, self.good, self.pause = None, 0, False
         self.going = threading.Event()
         self.going.set()
 
     def before_step(self):
-        self.going.wait(20)
+        if self.pause and self.good:
+            self.good -= 1
+        elif self.pause:
+            self.going.clear()
+            self.pause = False
+        self.going.wait(60)
         if self.error is not None and self.good:
             self.good -= 1
         elif self.error is not None:

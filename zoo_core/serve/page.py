@@ -55,8 +55,8 @@ def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
         except (_Refused, httpx.HTTPError) as error:
             raise gradio.Error(str(error) or type(error).__name__, duration=None) from error
 
-    local = gradio.themes.GoogleFont and gradio.themes.Font
-    theme = gradio.themes.Default(font=[local(f) for f in _FONTS], font_mono=[local(f) for f in _MONO])
+    own = gradio.themes.Font  # as the browser has it; the theme's own come from Google
+    theme = gradio.themes.Default(font=[own(name) for name in _FONTS], font_mono=[own(name) for name in _MONO])
     does = "answers" if talks else "continues what you type: it knows no conversations"
     page = gradio.ChatInterface(
         answer,
@@ -68,6 +68,7 @@ def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
             gradio.Slider(1, 1024, 256, step=1, label="most new tokens"),
         ],
         analytics_enabled=False,
+        flagging_mode="never",
         save_history=False,
         concurrency_limit=32,
     )
