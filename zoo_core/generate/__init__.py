@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo_core.generate.batched import BatchLogits, decode_batch, decode_steps
+    from zoo_core.generate.beam import BeamPasses, beam_search
+    from zoo_core.generate.beam_row import Beam
     from zoo_core.generate.choice import Sampling, choose, probabilities
     from zoo_core.generate.chooser import Chooser
     from zoo_core.generate.model import TextModel, load_model
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerText",
     "BatchLogits",
+    "Beam",
+    "BeamPasses",
     "Chooser",
     "EnginePasses",
     "Finish",
@@ -29,6 +33,7 @@ __all__ = [
     "Step",
     "TextModel",
     "TextStream",
+    "beam_search",
     "choose",
     "decode_batch",
     "decode_steps",
@@ -38,6 +43,8 @@ __all__ = [
 
 _HOMES = {
     "zoo_core.generate.batched": ("BatchLogits", "decode_batch", "decode_steps"),
+    "zoo_core.generate.beam": ("BeamPasses", "beam_search"),
+    "zoo_core.generate.beam_row": ("Beam",),
     "zoo_core.generate.choice": ("Sampling", "choose", "probabilities"),
     "zoo_core.generate.chooser": ("Chooser",),
     "zoo_core.generate.model": ("TextModel", "load_model"),
