@@ -116,3 +116,19 @@ def test_a_long_text_is_scored_by_windows(llama):
         np.testing.assert_allclose(
             found.logprobs[part.first : part.end], alone[part.first - part.begin :], rtol=0, atol=1e-6
         )
+
+
+def test_logits_that_are_no_numbers_have_no_log_probability(llama):
+    engine, golden = llama
+    row = list(map(int, golden["input_ids"][0]))
+
+    def see(head, x_BSH):
+        return lambda part: head(part) * float("nan")
+
+    whole = engine.at_head
+    engine.at_head = lambda fields, look: whole(fields, lambda head, x: look(see(head, x), x))
+    try:
+        (found,) = score_rows(engine, [row])
+    finally:
+        del engine.at_head
+    assert np.isnan(found.logprobs).all() and found.tokens == 0

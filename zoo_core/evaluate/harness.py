@@ -48,7 +48,7 @@ class ZooLM(LM):  # type: ignore[misc]
         batch_size: rows of a pass; "auto" is 8.
         max_batch_size: most rows where `batch_size` is "auto".
         max_length: most tokens that a pass sees; by default the model's context.
-        max_gen_toks: most new tokens of a task that does not say.
+        max_gen_toks: most new tokens of a task that does not say; by default 256, at most half of `max_length`.
         seed: of the draws, where a task samples.
 
     Raises:
@@ -68,7 +68,7 @@ class ZooLM(LM):  # type: ignore[misc]
         batch_size: int | str = 8,
         max_batch_size: int | None = None,
         max_length: int | None = None,
-        max_gen_toks: int = 256,
+        max_gen_toks: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ZooLM(LM):  # type: ignore[misc]
                 f"max_length is {self.max_length}", f"the model's context is {self.model.context}",
                 "give a length from 2 to the context",
             )  # fmt: skip
-        self.max_gen_toks, self.seed = int(max_gen_toks), int(seed)
+        self.max_gen_toks, self.seed = int(max_gen_toks or min(256, self.max_length // 2)), int(seed)
         self._name = str(adapter or prefix_path or tokenizer or pretrained)
         self._chats: dict[str, list[int]] = {}
 

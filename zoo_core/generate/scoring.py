@@ -36,7 +36,7 @@ class Scores:
     """What a model makes of the tokens of one row.
 
     Args:
-        logprobs: float32 [T], in nats; NaN at tokens that were not asked for, and at the first.
+        logprobs: float32 [T], in nats; NaN at tokens that were not asked for, at the first, and where logits are.
         greedy: bool [T], whether the token was the most probable; of equals the first is.
         top_ids: int64 [T, N], the likeliest tokens at each place, likeliest first; -1 where nothing was asked for.
         top_logprobs: float32 [T, N], theirs; NaN there.
@@ -209,7 +209,9 @@ def _arrays(scores: Scores) -> tuple[Array, ...]:
 def _piece(logits_BPV: Any, labels_BP: Array, top: int, among: Sequence[int]) -> tuple[Array, ...]:
     """Return what `Scores` has, in its order: [B, P], [B, P], [B, P, N], [B, P, N], [B, P, M]."""
     labels = paddle.to_tensor(labels_BP)
-    losses_BP = cross_entropy(logits_BPV, labels).numpy()
+    # on CPU, the cross entropy of logits that are not numbers may be one
+    broken_BP = paddle.isnan(logits_BPV.sum(-1)).numpy()
+    losses_BP = np.where(broken_BP, np.float32(np.nan), cross_entropy(logits_BPV, labels).numpy())
     greedy_BP = (logits_BPV.argmax(-1) == labels).numpy()
     ids_BPN, values_BPN, among_BPM = (np.empty((*labels_BP.shape, 0), kind) for kind in (np.int64, "f4", "f4"))
     if top or among:
