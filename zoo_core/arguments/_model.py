@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, no_effect, not_yet, on_gpu
+from zoo_core.arguments._spec import argument, no_effect, on_gpu
 
 __all__ = ["ConfigArguments", "ModelArguments"]
 
@@ -84,7 +84,7 @@ class ModelArguments(Group):
         effect=no_effect("zoo has one model file for each family"),
     )  # fmt: skip
     weight_quantize_algo: str | None = argument(
-        None, "Quantise the base weights while fine-tuning.", effect=not_yet("compression"),
+        None, "Quantise the base weights while fine-tuning.",
         choices=("nf4", "fp4", "weight_only_int4", "weight_only_int8"),
     )  # fmt: skip
 

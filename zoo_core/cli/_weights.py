@@ -11,14 +11,16 @@ from pathlib import Path
 
 import click
 
-from zoo_core.checkpoint import Reader, latest_checkpoint
+from zoo_core.checkpoint import latest_checkpoint
 from zoo_core.checkpoint.conversion import To, check_free, convert_folder
+from zoo_core.checkpoint.dequantised import open_weights
 from zoo_core.checkpoint.dtypes import item_size
 from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.cli._text import bytes_text
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.layout import Rule
+from zoo_core.quantization import QuantSpec
 from zoo_core.registry import registry
 from zoo_core.train.prepare import other_fusing
 
@@ -87,8 +89,13 @@ def tokenizer_of(source: Path) -> dict[str, Path]:
     return files
 
 
-def _model(source: Path, model: str | None) -> tuple[Mapping[str, Rule], Mapping[str, Rule], ModelConfig]:
-    """The tables of the model, with projections apart and fused, and its configuration."""
+def _model(
+    source: Path, model: str | None
+) -> tuple[Mapping[str, Rule], Mapping[str, Rule], ModelConfig, QuantSpec | None]:
+    """The tables of the model, with projections apart and fused, its configuration, and what of it is quantised.
+
+    Tables and configuration are those of numbers, which quantised weights are converted to.
+    """
     folder = source if source.is_dir() else source.parent
     if model is None and not (folder / "config.json").is_file():
         raise ConfigError(
@@ -97,8 +104,8 @@ def _model(source: Path, model: str | None) -> tuple[Mapping[str, Rule], Mapping
         )  # fmt: skip
     found = registry().find(model or str(folder))
     apart = {name: False for name in ("fuse_attention_qkv", "fuse_attention_ffn") if hasattr(found.config, name)}
-    config = found.config.replace(**apart)
-    return found.architecture.table(config), other_fusing(found, config), config
+    config = found.config.replace(quantization_config=None, **apart)
+    return found.architecture.table(config), other_fusing(found, config), config, found.config.quantization_config
 
 
 def convert_weights(
@@ -131,9 +138,9 @@ def convert_weights(
     generation = source / "generation_config.json"
     if generation.is_file() and not as_they_are:
         files[generation.name] = generation
-    table, fused, config = ({}, {}, None) if as_they_are else _model(source, model)
+    table, fused, config, quantised = ({}, {}, None, None) if as_they_are else _model(source, model)
     begin = time.perf_counter()
-    with Reader(source, table, fused, prefix) as reader:
+    with open_weights(source, table, fused, quantised, prefix) as reader:
         if split_only and not reader.was_split:
             raise CheckpointError(
                 f"{source} holds {reader.what}, not shards",
@@ -149,7 +156,7 @@ def convert_weights(
             )  # fmt: skip
     seconds = time.perf_counter() - begin
     many = f"{len(done.files)} files" if len(done.files) > 1 else done.files[0]
-    click.echo(f"read {done.what} at {source}")
+    click.echo(f"read {done.what} at {source}" + (f", {quantised.describe()}, as numbers" if quantised else ""))
     click.echo(f"wrote {folder}: {done.tensors:,} tensors, {bytes_text(done.size)} in {many}, in {seconds:.1f} s")
     if done.left:
         click.echo(f"left out {len(done.left)} tensors that are not part of the model: {', '.join(done.left)}")

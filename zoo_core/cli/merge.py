@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from zoo_core.checkpoint import Reader
 from zoo_core.checkpoint import verify as verify_files
 from zoo_core.checkpoint.conversion import To, check_free
+from zoo_core.checkpoint.dequantised import open_weights
 from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.cli._weights import DTYPES, byte_count, convert_weights, tokenizer_files, weights_at
 from zoo_core.peft.digest import digest
@@ -119,15 +119,16 @@ def low_rank(
         verify_files(at, states=False)
     begin = time.perf_counter()
     found = registry().find(str(source if source.is_dir() else source.parent))
-    files, config = open_adapter(found.architecture, found.config, at)
+    quantised = found.config.quantization_config
+    files, config = open_adapter(found.architecture, found.config.replace(quantization_config=None), at)
     table, fused = found.architecture.table(config), fused_table(found.architecture, config)
     small = tokenizer_files(source) | tokenizer_files(at)
-    with files, Reader(source, table, fused) as reader:
+    with files, open_weights(source, table, fused, quantised) as reader:
         done = merge_lora(
             reader, files, target, table=table, fused=fused, config=config,
             dtype=DTYPES[dtype] if dtype else None, files=small,
         )  # fmt: skip
-    click.echo(f"base       {source}")
+    click.echo(f"base       {source}" + (f", {quantised.describe()}, as numbers" if quantised else ""))
     if spec.base_digest and source.is_dir() and digest(source) != spec.base_digest:
         click.echo(f"other base the adapter was trained on {spec.base}, whose files are not those of {source}")
     click.echo(f"adapter    {at}: {done.layers} layers, largest change of a weight {done.change:.3g}")

@@ -16,6 +16,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.engine.accuracy import count_correct
 from zoo_core.engine.build import Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
+from zoo_core.engine.integers import say_how
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.engine.parts import tied_across_stages
@@ -155,6 +156,8 @@ class Engine:
         for router in self._routers if self._stage.freezes else ():
             router.balance_rate = 0.0  # the base model stays as it is
         self.held = self._stage.held
+        if config.quantization_config is not None:
+            say_how(config.quantization_config, sum(name.endswith(".quant_weight") for name in self.held))
         self.tied = tied_across_stages(plan, self.table)
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import paddle
 from paddle import nn
 
 from zoo_core.errors import LayoutError
@@ -14,7 +16,9 @@ from zoo_core.quantized import ROWS
 from zoo_ops.dequantise import Integers
 from zoo_ops.quantized import QuantColumnLinear, QuantLinear, QuantRowLinear
 
-__all__ = ["integer_rows", "quantised"]
+__all__ = ["integer_rows", "quantised", "say_how"]
+
+_log = logging.getLogger("zoo")
 
 
 def integer_rows(table: Mapping[str, Rule], module: str) -> dict[str, Rule]:
@@ -47,3 +51,12 @@ def quantised(
     if degree > 1 and weight.dim is not None:
         kind = {Column: QuantColumnLinear, FusedColumn: QuantColumnLinear, Row: QuantRowLinear}[type(weight)]
     return kind({own: made[own] for own in ROWS if own in made}, form, made.get("bias"))
+
+
+def say_how(spec: QuantSpec, layers: int) -> None:
+    """Say, once a model, how its integers are multiplied."""
+    how = "activations are rounded too, products summed exactly" if spec.method == "w8a8" else "multiplied as numbers"
+    why = "the CPU has no kernel for integers"
+    if not paddle.get_device().startswith("cpu"):
+        why = "but by Paddle's kernel where it does the layer (half precision, a scale for each output feature)"
+    _log.info("integers   %d layers (%s): %s, a block of a weight at a time; %s", layers, spec.describe(), how, why)

@@ -20,6 +20,7 @@ from zoo_core.layout import Replicate, Rule
 from zoo_core.peft.files import PEFT_CONFIG, PEFT_FILE
 from zoo_core.peft.spec import LoraSpec
 from zoo_core.peft.targets import PEFT_PREFIX
+from zoo_core.tables import weight_row
 
 __all__ = ["write_peft"]
 
@@ -60,14 +61,14 @@ def write_peft(folder: Path, table: Mapping[str, Rule], spec: LoraSpec, modules:
             rank_pattern[layer] = rank
         if not math.isclose(alpha, spec.alpha):
             alpha_pattern[layer] = alpha
-        rows, columns = table[f"{held[0][0]}.weight"].shape[0], held[0][1].shape[1]
+        rows, columns = weight_row(table, held[0][0]).shape[0], held[0][1].shape[1]
         tensors.append((f"{PEFT_PREFIX}{layer}.lora_A.weight", (rank, rows), _joined_A(held, read)))
         tensors.append((f"{PEFT_PREFIX}{layer}.lora_B.weight", (columns, rank), _joined_B(held, spec, read)))
     settings = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": spec.base or None, "r": spec.rank,
         "lora_alpha": int(spec.alpha) if spec.alpha == int(spec.alpha) else spec.alpha, "lora_dropout": spec.dropout,
         "target_modules": sorted(layers), "bias": "none", "use_rslora": spec.rslora, "inference_mode": True,
-        "fan_in_fan_out": any(not table[f"{held[0][0]}.weight"].hf_transposed for held in layers.values()),
+        "fan_in_fan_out": any(not weight_row(table, held[0][0]).hf_transposed for held in layers.values()),
         "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern, "modules_to_save": None, "use_dora": False,
         "init_lora_weights": True,
     }  # fmt: skip
@@ -79,7 +80,7 @@ def _layers(table: Mapping[str, Rule], modules: Sequence[str]) -> dict[str, list
     """The published layers, each with ours that make it and the columns these are of it."""
     found: dict[str, list[tuple[str, Place]]] = {}
     for module in modules:
-        rule = table[f"{module}.weight"]
+        rule = weight_row(table, module)
         if rule.hf:
             start, width = rule.hf_run or (0, rule.shape[1])
             place = Place(rule.hf, (rule.shape[0], width), 0, rule.shape[1], start)

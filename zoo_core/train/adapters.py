@@ -56,7 +56,8 @@ def describe_lora(table: Mapping[str, Rule], spec: LoraSpec) -> str:
     """How many layers have adapters, and what share of the parameters is trained, in words."""
     rows = adapter_rows(table, spec)
     own = sum(math.prod(rule.shape) for rule in rows.values())
-    base = sum(math.prod(rule.shape) for rule in table.values() if rule.single == rule.name and not rule.buffer)
+    whole = [rule.weight or rule for rule in table.values() if rule.weight or not rule.buffer]
+    base = sum(math.prod(rule.shape) for rule in whole if rule.single == rule.name)
     return f"LoRA of rank {spec.rank} on {len(rows) // 2} layers: {own:,} parameters are trained beside {base:,}"
 
 
@@ -72,12 +73,6 @@ def given_adapter(arguments: Arguments) -> Path | None:
 
 def _refuse(arguments: Arguments) -> None:
     """Refuse what would change the base model or the numbers in a way that zoo does not have."""
-    if algorithm := arguments.model.weight_quantize_algo:
-        raise ConfigError(
-            f"weight_quantize_algo {algorithm} is not supported",
-            "a quantised base (QLoRA, arXiv 2305.14314) needs kernels that this device, or this version of zoo, lacks",
-            "leave it out: the base is then kept in the run's own type",
-        )
     if arguments.finetune.pissa:
         raise ConfigError(
             "pissa is not supported",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from zoo_core.arguments import Arguments
@@ -22,6 +23,7 @@ from zoo_core.engine.build import from_both, from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import handle_stop_signals, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
+from zoo_core.engine.parts import read_weight
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.peft.files import AdapterFiles
@@ -30,6 +32,7 @@ from zoo_core.plan import Plan
 from zoo_core.registry import Found
 from zoo_core.train.adapters import export_adapter
 from zoo_core.train.generation import GENERATED, GENERATED_DEV
+from zoo_core.train.integers import rounded_when_read, stored_config
 from zoo_core.train.log import Progress, logger, set_up_logging, span_text
 from zoo_core.train.patience import patience_of
 from zoo_core.train.prefixes import export_prefix, open_trained
@@ -171,14 +174,19 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, 
     config, chosen = prepared.config, precision(arguments, mesh.plan.device)
     settings = optimizer_settings(arguments, chosen)
     kernels, gather = chosen_kernels(arguments, mesh.plan), not arguments.model.tensor_parallel_output
-    source = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
-    table = found.architecture.table(config)
+    split, integers = (mesh.plan.tensor, mesh.place.tensor), config.quantization_config
+    source = from_seed(arguments.training.seed, config, *split)
+    whole, stored = from_seed(arguments.training.seed, config, 1, 0), stored_config(found, config)
     with ExitStack() as opened:
         reader = None
         if prepared.start is not None:
             states.check_files(prepared.start, mesh, states=prepared.resume == prepared.start)
-            reader = opened.enter_context(Reader(prepared.start, table, other_fusing(found, config)))
-            source = states.from_checkpoint(reader, mesh, chosen.dtype)
+            table, fused = found.architecture.table(stored), other_fusing(found, stored)
+            base = reader = opened.enter_context(Reader(prepared.start, table, fused))
+            source = states.from_checkpoint(base, mesh, chosen.dtype)
+            whole = partial(read_weight, base, degree=1, rank=0, dtype="float32")
+        if integers is not None and integers != stored.quantization_config:
+            source = rounded_when_read(source, whole, found.architecture.table(config), integers, *split)
         if prepared.adapters is not None:
             states.check_files(prepared.adapters, mesh, states=prepared.resume is not None)
             files: AdapterFiles | PrefixFiles = open_trained(prepared, found, prepared.adapters)

@@ -24,6 +24,7 @@ from zoo_core.errors import CheckpointError, ConfigError
 from zoo_core.registry import Found
 from zoo_core.train.adapters import describe_lora, given_adapter, lora_of_run
 from zoo_core.train.generation import generates
+from zoo_core.train.integers import base_of_run, stored_config
 from zoo_core.train.prefixes import describe_prefix, given_prefix, prefix_of_run
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
@@ -55,6 +56,7 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     config, fitted = fitted_vocabulary(arguments, config, tokenizer)
     said: tuple[str, ...] = (fitted,) if fitted else ()
     tuning = check_tuning(arguments, config, tokenizer) if tunes else None
+    config = base_of_run(arguments, found, config)
     if arguments.model.scale and arguments.model.continue_training and not arguments.training.resume_from_checkpoint:
         said += ("random weights in spite of continue_training: none are published at these sizes",)
     if not tunes and not arguments.data.input_dir:
@@ -77,8 +79,8 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
         config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path, trained
     )
     if ready.start is not None:
-        table = found.architecture.table(config)
-        with Reader(ready.start, table, other_fusing(found, config)) as reader:
+        stored = stored_config(found, config)
+        with Reader(ready.start, found.architecture.table(stored), other_fusing(found, stored)) as reader:
             reader.check()
     return ready
 

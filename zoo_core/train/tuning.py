@@ -32,9 +32,9 @@ def check_ready(arguments: Arguments) -> None:
     Raises:
         ConfigError: such an argument is set, or a library is missing.
     """
-    later = {"weight_quantize_algo": "tune without it"}
+    later = {}
     if arguments.task == "dpo":
-        later |= dict.fromkeys(_ANSWERING, "preferences are evaluated by their loss and rewards: leave it out")
+        later = dict.fromkeys(_ANSWERING, "preferences are evaluated by their loss and rewards: leave it out")
     for name, todo in later.items():
         if arguments.value(name):
             raise ConfigError(f"{name} is not in this version", "its part of zoo is not written yet", todo)
