@@ -452,6 +452,10 @@ class Engine:
             for chunk in chunks:
                 chunk.instead_of_head = None
 
+    def from_last_stage(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return on all stages what the last has found and the others have as zeros."""
+        return values if self.pipeline is None else np.asarray(self._over_stages(paddle.to_tensor(values)).numpy())
+
     @property
     def moves_together(self) -> bool:
         """Whether replicas have to make the same passes, as they hold parts of each other's weights."""

@@ -4,7 +4,7 @@ Rows are filled up on the right, where nothing sees the filling. The head runs o
 the logits of a long text are never there at once. A text longer than the window is scored by sliding windows.
 
 Shape legend: B rows, S tokens of a pass, P positions of a piece, H hidden, V vocabulary, T tokens of a row, N
-likeliest, M ids asked for.
+likeliest, M ids asked for, F all that is found of a token.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def score_rows(
 ) -> list[Scores]:
     """Return the scores of each row, in their order.
 
-    All ranks of the tensor and pipeline axes call it alike; those of the last stage have the numbers, the others NaN.
+    All ranks of the tensor and pipeline axes call it alike, and get the same.
 
     Args:
         engine: the model, with the adapter or the prefix in use.
@@ -187,40 +187,46 @@ def _score(
         ids_BS[b, : len(ids) - 1] = ids[:-1]
         labels_BS[b, part.first - part.begin - 1 : len(ids) - 1] = ids[part.first - part.begin :]
     wanted_S = (labels_BS != IGNORE).any(axis=0)
+    # one array, so that the stages of a pipeline hear of it at once; ids are exact in float64
+    found_BSF = np.zeros((*labels_BS.shape, 2 + 2 * top + len(among)))
 
     def see(head: Callable[[Any], Any], x_BSH: Any) -> None:
         step = max(1, _LOGITS // (len(batch) * engine.config.vocab_size))
         for start in range(int(wanted_S.argmax()), longest, step):
-            labels_BP = labels_BS[:, start : start + step]
-            pieces = _piece(head(x_BSH[:, start : start + step]), labels_BP, top, among)
-            for b, (at, part) in enumerate(batch):
-                columns = np.flatnonzero(labels_BP[b] != IGNORE)
-                places = columns + start + part.begin + 1
-                for into, values in zip(_arrays(found[at]), pieces, strict=True):
-                    into[places] = values[b, columns]
+            piece = slice(start, start + step)
+            found_BSF[:, piece] = _piece(head(x_BSH[:, piece]), labels_BS[:, piece], top, among)
 
     engine.at_head({"input_ids": ids_BS}, see)
+    found_BSF = engine.from_last_stage(found_BSF)
+    for b, (at, part) in enumerate(batch):
+        columns, places = slice(part.first - part.begin - 1, part.end - part.begin - 1), slice(part.first, part.end)
+        for into, values in zip(_arrays(found[at]), _fields(found_BSF[b, columns], top), strict=True):
+            into[places] = values
 
 
 def _arrays(scores: Scores) -> tuple[Array, ...]:
     return scores.logprobs, scores.greedy, scores.top_ids, scores.top_logprobs, scores.among
 
 
-def _piece(logits_BPV: Any, labels_BP: Array, top: int, among: Sequence[int]) -> tuple[Array, ...]:
-    """Return what `Scores` has, in its order: [B, P], [B, P], [B, P, N], [B, P, N], [B, P, M]."""
+def _fields(found_TF: Array, top: int) -> tuple[Array, ...]:
+    """Take apart what `_piece` put together."""
+    return found_TF[:, 0], found_TF[:, 1], *np.split(found_TF[:, 2:], [top, 2 * top], axis=-1)
+
+
+def _piece(logits_BPV: Any, labels_BP: Array, top: int, among: Sequence[int]) -> Array:
+    """Return what `Scores` has, in its order, as float64 [B, P, 2 + 2 N + M]."""
     labels = paddle.to_tensor(labels_BP)
     # on CPU, the cross entropy of logits that are not numbers may be one
     broken_BP = paddle.isnan(logits_BPV.sum(-1)).numpy()
-    losses_BP = np.where(broken_BP, np.float32(np.nan), cross_entropy(logits_BPV, labels).numpy())
-    greedy_BP = (logits_BPV.argmax(-1) == labels).numpy()
-    ids_BPN, values_BPN, among_BPM = (np.empty((*labels_BP.shape, 0), kind) for kind in (np.int64, "f4", "f4"))
+    losses_BP = np.where(broken_BP, np.nan, cross_entropy(logits_BPV, labels).numpy())
+    fields = [-losses_BP[..., None], (logits_BPV.argmax(-1) == labels).numpy()[..., None]]
     if top or among:
         best_BP1 = logits_BPV.max(-1, keepdim=True)
         total_BP1 = (logits_BPV - best_BP1).exp().sum(-1, keepdim=True).log()
         if top:
             top_BPN, at_BPN = paddle.topk(logits_BPV, top, axis=-1)
-            ids_BPN, values_BPN = at_BPN.numpy(), (top_BPN - best_BP1 - total_BP1).numpy()
+            fields += [at_BPN.numpy(), (top_BPN - best_BP1 - total_BP1).numpy()]
         if among:
             of_BPM = paddle.index_select(logits_BPV, paddle.to_tensor(list(among)), axis=-1)
-            among_BPM = (of_BPM - best_BP1 - total_BP1).numpy()
-    return -losses_BP, greedy_BP, ids_BPN, values_BPN, among_BPM
+            fields.append((of_BPM - best_BP1 - total_BP1).numpy())
+    return np.concatenate(fields, axis=-1, dtype=np.float64)
