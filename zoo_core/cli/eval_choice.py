@@ -12,7 +12,7 @@ from zoo_core.cli.eval_model import OUT, check_out, model_options, write_json
 __all__ = ["choice"]
 
 
-@click.command(name="choice")
+@click.command(name="choice", short_help="answer multiple-choice questions, C-Eval's above all")
 @model_options
 @click.option("--data", required=True, type=click.Path(path_type=Path),
               help="Folder like C-Eval's (val/SUBJECT_val.csv ...), or a CSV or JSON lines file.")  # fmt: skip

@@ -12,7 +12,9 @@ from zoo_core.cli.eval_model import model_options
 __all__ = ["harness"]
 
 
-@click.command(name="harness", context_settings={"ignore_unknown_options": True})
+@click.command(
+    name="harness", short_help="run tasks of lm-evaluation-harness", context_settings={"ignore_unknown_options": True}
+)
 @model_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def harness(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ppl"]
 
 
-@click.command(name="ppl")
+@click.command(name="ppl", short_help="measure perplexity on a corpus")
 @model_options
 @click.option("--data", required=True, type=click.Path(path_type=Path),
               help="Prefix of a .bin/.idx corpus, a text or JSON lines file, or a folder of them.")  # fmt: skip
