@@ -28,7 +28,7 @@ class Page:
         own = bound("127.0.0.1", 0, "--web_port")
         self.url = f"http://127.0.0.1:{own.getsockname()[1]}"
         app = make_page(live.url, key, list(live.site.names), talks)
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", ws="none"))
         self.thread = threading.Thread(target=self.server.run, args=([own],), daemon=True)
         self.thread.start()
 
@@ -73,21 +73,21 @@ def test_type_stream_and_stop(live, browser, monkeypatch):
     try:
         tab.goto(page.url)
         box = tab.get_by_role("textbox").first
-        box.wait_for(timeout=60_000)
+        box.wait_for(timeout=30_000)
         box.fill("hello")
         box.press("Enter")
         wanted = expected("[user]hello>", 256)
-        tab.get_by_text(wanted).wait_for(timeout=60_000)  # a whole answer
+        tab.get_by_text(wanted).wait_for(timeout=30_000)  # a whole answer
 
         live.worker.good, live.worker.pause = 10, True
         box.fill("more")
         box.press("Enter")
         begin = expected(f"[user]hello[assistant]{wanted}[user]more>", 10)
         tab.get_by_text(begin, exact=True).wait_for(
-            timeout=60_000
+            timeout=30_000
         )  # a part of one, as it comes: ten tokens, and a halt
         assert live.scheduler.running == 1
-        tab.get_by_role("button", name="Stop").or_(tab.locator("button.stop-button")).first.click()
+        tab.get_by_test_id("stop-button").click()
         assert until(lambda: any(length > 200 for length in left))  # the API heard of it, with no pass made
         live.worker.going.set()
         assert until(lambda: live.scheduler.running == 0)
@@ -108,10 +108,10 @@ def test_an_error_is_shown(live, browser):
     try:
         tab.goto(page.url)
         box = tab.get_by_role("textbox").first
-        box.wait_for(timeout=60_000)
+        box.wait_for(timeout=30_000)
         box.fill("x" * 1990)
         box.press("Enter")
-        tab.get_by_text("the longest text here").first.wait_for(timeout=60_000)
+        tab.get_by_text("the longest text here").first.wait_for(timeout=30_000)
     finally:
         tab.close()
         page.close()

@@ -60,6 +60,8 @@ def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
     does = "answers" if talks else "continues what you type: it knows no conversations"
     page = gradio.ChatInterface(
         answer,
+        # As plain text: a picture in an answer's markdown would have the browser fetch it from anywhere.
+        chatbot=gradio.Chatbot(buttons=["copy", "copy_all"], render_markdown=False, label=names[0]),
         title=f"zoo: {names[0]}",
         description=f"{names[0]} {does}.",
         additional_inputs=[

@@ -108,7 +108,7 @@ async def _serve(doors: Sequence[Door], site: Site, drain_timeout: float, ready:
     servers = [
         _Server(
             uvicorn.Config(
-                door.app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
+                door.app, log_level="warning", access_log=False, lifespan="auto", ws="none", server_header=False,
                 timeout_keep_alive=30, timeout_graceful_shutdown=int(_LAST_WORDS),
             )
         )
