@@ -211,6 +211,10 @@ def _home(draft: Draft) -> None:
 
 
 def _named(draft: Draft) -> None:
+    if draft.task == "predict" and draft["export_dir"]:  # an exported model says itself what it is
+        if draft["model_name_or_path"] not in (None, draft["export_dir"]):
+            draft.notes.append("model_name_or_path has no effect: the programs in export_dir answer")
+        draft.values["model_name_or_path"] = draft["export_dir"]
     if not draft["model_name_or_path"]:
         raise ConfigError("no model is named", "neither a file nor a flag sets model_name_or_path",
                           "say --model NAME; `zoo models` lists the names")  # fmt: skip

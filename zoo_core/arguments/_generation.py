@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import GENERATING, argument, no_effect, not_yet
+from zoo_core.arguments._spec import GENERATING, argument, no_effect
 
 __all__ = ["GenerationArguments"]
 
-_EXPORT = not_yet("export")
 _PREDICT = ("predict",)
 
 
@@ -75,4 +74,12 @@ class GenerationArguments(Group):
         choices=("float32", "float16", "bfloat16"), tasks=_PREDICT,
     )  # fmt: skip
     gpt: bool = argument(False, "PaddleNLP: the model is GPT.", effect=no_effect("the model's name says so"))
-    export_dir: str | None = argument(None, "Folder of an exported model (FleetX Inference.model_dir).", effect=_EXPORT)
+    export_dir: str | None = argument(
+        None, "Answer by the programs in this folder, which zoo export wrote (FleetX Inference.model_dir).",
+        tasks=_PREDICT, aliases=("static",),
+    )  # fmt: skip
+    export_runner: str = argument(
+        "jit",
+        "How exported programs are run: jit holds the weights once, inference (Paddle Inference) once for each program.",
+        choices=("jit", "inference"), tasks=_PREDICT,
+    )  # fmt: skip

@@ -55,7 +55,7 @@ def answer_file(arguments: Arguments, words: Sequence[str], world: Callable[[str
         prefix_tuning=model.prefix is not None,
     )  # fmt: skip
     plan = compose(from_arguments(arguments, world(device), device), found.architecture, config, found.name)
-    _check(plan)
+    _check(plan, model.exported is not None)
     if not rehearsal:
         require_paddle(device)
     try:
@@ -109,12 +109,18 @@ def _put_in_place(output: Path, ready: Ready, state: State) -> None:
     record.close()
 
 
-def _check(plan: Plan) -> None:
-    """Refuse layouts in which replicas would have to answer in step.
+def _check(plan: Plan, exported: bool) -> None:
+    """Refuse layouts in which replicas would have to answer in step, and to split what was exported whole.
 
     Raises:
         ConfigError: it is one.
     """
+    if exported and (plan.tensor > 1 or plan.pipeline > 1):
+        raise ConfigError(
+            f"tensor {plan.tensor} x pipeline {plan.pipeline} with an exported model",
+            "its programs hold the whole model; processes can only answer questions of their own",
+            "leave --tp and --pp out",
+        )
     if plan.expert > 1 or plan.sharding_stage == 3:
         what = f"expert_parallel_degree {plan.expert}" if plan.expert > 1 else "sharding stage3"
         raise ConfigError(

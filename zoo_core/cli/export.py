@@ -73,6 +73,7 @@ def command(
     from zoo_core.engine.quiet import import_paddle, quiet_environment
 
     check_free(folder.expanduser().absolute())
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle warns of how its own operations are called
     quiet_environment(os.environ)
     import_paddle(device)
     from zoo_core.export.write import export_model

@@ -8,6 +8,9 @@ from pathlib import Path
 import click
 
 from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.errors import ConfigError
+from zoo_core.export.spec import is_exported
+from zoo_core.generate.answering import TextBase
 from zoo_core.generate.choice import Sampling
 
 __all__ = ["command"]
@@ -50,8 +53,8 @@ def command(
 ) -> None:
     """Continue a text with the model in PATH.
 
-    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. The
-    checkpoint of a LoRA or prefix run knows its base model.
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, a model's name, or a folder
+    that zoo export wrote. The checkpoint of a LoRA or prefix run knows its base model.
 
     \b
       zoo sample ./output --prompt "In the beginning"
@@ -67,15 +70,34 @@ def command(
     from zoo_core.engine.quiet import import_paddle
 
     import_paddle(device)
-    from zoo_core.generate.model import load_model
+    model: TextBase
+    if is_exported(Path(path).expanduser()):
+        if lora_path is not None or prefix_path is not None:
+            raise ConfigError(
+                f"{path} is an exported model", "its adapters and its prefix are part of it, or it has none",
+                "export the model with --lora_path or --prefix_path",
+            )  # fmt: skip
+        from zoo_core.export.static import load_static
 
-    adapters = {"adapter": lora_path} if lora_path is not None else None
-    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
-    for note in model.notes:
-        click.echo(note, err=True)
+        model = load_static(path, tokenizer, device)
+    else:
+        model = _trained(path, tokenizer, device, dtype, lora_path, prefix_path)
     pieces = model.sample(prompt, max_new_tokens, sampling, seed)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
     click.echo(prompt + first, nl=False)
     for piece in pieces:
         click.echo(piece, nl=False)
     click.echo()
+
+
+def _trained(
+    path: str, tokenizer: Path | None, device: str, dtype: str, lora_path: Path | None, prefix_path: Path | None
+) -> TextBase:
+    """Load a model that is run by an engine, and say what there is to say of it."""
+    from zoo_core.generate.model import load_model
+
+    adapters = {"adapter": lora_path} if lora_path is not None else None
+    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    for note in model.notes:
+        click.echo(note, err=True)
+    return model

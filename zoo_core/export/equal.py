@@ -45,7 +45,7 @@ def prompts_for(spec: Exported, vocab_size: int, texts: Sequence[Sequence[int]])
         texts: prompts of real text, which have the family's special tokens; they come first, if they fit.
     """
     random = np.random.default_rng(0)
-    most = max(1, spec.max_length - _STEPS)
+    most = max(1, spec.max_length - 1 - _STEPS)
     fitting = [list(ids)[:most] for ids in texts if ids]
     if fitting:
         yield [fitting[row % len(fitting)] for row in range(spec.batch_size)]

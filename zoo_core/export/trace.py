@@ -10,6 +10,8 @@ Shape legend: B rows, S tokens of a pass, W cached columns, M kv heads, D head w
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,19 +227,27 @@ def save_programs(engine: Engine, spec: Exported, folder: Path, say: Callable[[s
 def _save(layer: _Pass, inputs: list[Any], path: Path, name: str) -> list[str]:
     """Trace and save one program; returns the names of its weights, in the order of the file."""
     try:
-        static = paddle.jit.to_static(layer, input_spec=inputs, full_graph=True)
-        program = static.forward.concrete_program
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a traced tensor has not
+            static = paddle.jit.to_static(layer, input_spec=inputs, full_graph=True)
+            program = static.forward.concrete_program
     except ZooError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ConfigError(
-            "this model cannot be traced", f"{name}: {lines[-1] if lines else type(error).__name__}",
-            "run it without exporting it, or see --traceback",
-        ) from error  # fmt: skip
+            "this model cannot be traced",
+            f"{name} of {MODEL}: its code asks for what a tensor holds ({_first_line(error)})",
+            "a shorter --max_length may do; else run it without exporting it",
+        ) from error
     # An input that this model does not read (its positions, say) is one all the same.
     paddle.jit.save(static, str(path), skip_prune_program=True)
     return sorted(tensor.name for tensor in program.parameters[0])
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong: Paddle puts the code around it in front, and advice after it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if re.match(r"\w*Error: ", line)), type(error).__name__)
 
 
 def _inputs(spec: Exported, decodes: bool, size: int) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ import paddle
 from zoo_core._atomic import replaced_folder
 from zoo_core.checkpoint.conversion import check_free
 from zoo_core.checkpoint.disk import as_json
+from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError, ConfigError, PlanError
 from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
 from zoo_core.export.passes import StaticPasses
@@ -22,7 +23,7 @@ from zoo_core.generate.model import TextModel
 from zoo_core.generate.passes import EnginePasses
 from zoo_core.peft.digest import digest
 
-__all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "USUAL_LENGTH", "export_model"]
+__all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "USUAL_LENGTH", "export_model", "export_programs"]
 
 LEAST_PROMPT, LEAST_WINDOW, USUAL_LENGTH = 32, 64, 2048
 """The shortest prompt and the narrowest window there are programs for, and the most tokens of a row by default."""
@@ -57,20 +58,13 @@ def export_model(
         PlanError: the model is split over processes.
     """
     room = min(model.context, USUAL_LENGTH) if max_length is None else max_length
-    tell = say or _silent
     _check(model, batch_size, room)
     check_free(folder.expanduser().absolute())
-    entries, notes = cached_entries(model.engine)
-    spec = Exported(
-        version("zoo-core"), version_of_paddle(), model.engine.dtype, batch_size, room,
-        sizes_up_to(room - 1, LEAST_PROMPT), sizes_up_to(room - 1, LEAST_WINDOW), entries, notes, model.context,
-        digest(model.folder),
-    )  # fmt: skip
+    texts = [model.tokenizer.encode(text, add_special_tokens=True) for text in _TEXTS]
     try:
         with replaced_folder(folder.expanduser().absolute()) as beside:
-            save_programs(model.engine, spec, beside, tell)
-            tell("comparing them with the model")
-            spec = replace(spec, equality=_compared(model, spec, beside))
+            spec = export_programs(model.engine, beside, batch_size, room, model.context, texts, say or _silent)
+            spec = replace(spec, source=digest(model.folder))
             (beside / EXPORT_FILE).write_bytes(spec.to_json())
             (beside / "config.json").write_bytes(as_json(model.config.to_hf()))
             model.tokenizer.save(beside)
@@ -83,9 +77,30 @@ def _silent(_: str) -> None:
     """Say nothing."""
 
 
-def version_of_paddle() -> str:
-    """Of the Paddle that runs."""
-    return str(paddle.__version__)
+def export_programs(
+    engine: Engine,
+    folder: Path,
+    batch_size: int,
+    max_length: int,
+    context: int,
+    texts: Sequence[Sequence[int]] = (),
+    say: Callable[[str], None] = _silent,
+) -> Exported:
+    """Write the programs and the weights, and compare them with the model; see `export_model`.
+
+    Args:
+        folder: exists.
+        context: tokens of the model's longest text.
+        texts: ids of prompts to compare with, beside random ones.
+    """
+    entries, notes = cached_entries(engine)
+    spec = Exported(
+        version("zoo-core"), str(paddle.__version__), engine.dtype, batch_size, max_length,
+        sizes_up_to(max_length - 1, LEAST_PROMPT), sizes_up_to(max_length - 1, LEAST_WINDOW), entries, notes, context,
+    )  # fmt: skip
+    save_programs(engine, spec, folder, say)
+    say("comparing them with the model")
+    return replace(spec, equality=_compared(engine, spec, folder, texts))
 
 
 def _check(model: TextModel, batch_size: int, room: int) -> None:
@@ -108,14 +123,14 @@ def _check(model: TextModel, batch_size: int, room: int) -> None:
         )
 
 
-def _compared(model: TextModel, spec: Exported, folder: Path) -> dict[str, dict[str, float]]:
+def _compared(
+    engine: Engine, spec: Exported, folder: Path, texts: Sequence[Sequence[int]]
+) -> dict[str, dict[str, float]]:
     """The differences from the model, by way of running."""
-    texts = [model.tokenizer.encode(text, add_special_tokens=True) for text in _TEXTS]
-    texts = [[token for token in ids if token < model.config.vocab_size] for ids in texts]
-    passes = EnginePasses(model.engine)
-    wanted: list[Wanted] = [
-        wanted_of(passes, prompts, spec) for prompts in prompts_for(spec, model.config.vocab_size, texts)
-    ]
+    vocab_size = engine.config.vocab_size
+    texts = [[token for token in ids if token < vocab_size] for ids in texts]
+    passes = EnginePasses(engine)
+    wanted: list[Wanted] = [wanted_of(passes, prompts, spec) for prompts in prompts_for(spec, vocab_size, texts)]
     loaded = StaticPasses(JitPrograms(folder), spec)
     found = {"paddle.jit.load": dict(compare("paddle.jit.load", loaded, wanted, spec))}
     del loaded

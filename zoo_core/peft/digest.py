@@ -16,7 +16,7 @@ def digest(folder: Path) -> str:
     A model that was trained further differs in every sample; reading 140 GB to be surer is not worth the minutes.
     Optimizer states and small files do not count.
     """
-    kinds = ("*.safetensors", "*.bin", "*.pdparams", "*.distcp")
+    kinds = ("*.safetensors", "*.bin", "*.pdparams", "*.pdiparams", "*.distcp")
     files = sorted(path for kind in kinds for path in folder.glob(kind) if "optimizer" not in path.name)
     found = hashlib.blake2b(digest_size=16)
     for path in files:

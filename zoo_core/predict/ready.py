@@ -14,6 +14,7 @@ from zoo_core.checkpoint import Reader, find_weights
 from zoo_core.config import ModelConfig
 from zoo_core.data.sft import Encoder, Lines
 from zoo_core.errors import ConfigError, DataError, TokenizerError
+from zoo_core.export.spec import Exported, read_exported
 from zoo_core.generate import Rules, Sampling
 from zoo_core.peft.digest import digest
 from zoo_core.peft.files import base_and_adapter, open_adapter
@@ -48,6 +49,7 @@ class Model:
         adapter, prefix: folder of what was trained beside it, if anything was.
         room: tokens of the longest text.
         virtual_tokens: of the prefix.
+        exported: what `zoo export` wrote of it, where its programs answer.
     """
 
     found: Found
@@ -56,6 +58,7 @@ class Model:
     prefix: Path | None = None
     room: int = 0
     virtual_tokens: int = 0
+    exported: Exported | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def find_model(arguments: Arguments) -> Model:
         ConfigError: both are named, or a scale is.
     """
     wanted, path = arguments.finetune, str(arguments.model.model_name_or_path)
+    if arguments.generation.export_dir:
+        return _exported(arguments, Path(arguments.generation.export_dir).expanduser())
     if wanted.lora_path and wanted.prefix_path:
         raise ConfigError("lora_path and prefix_path are given", "a model runs with one of them", "leave one out")
     if arguments.model.scale:
@@ -109,6 +114,29 @@ def find_model(arguments: Arguments) -> Model:
         with PrefixFiles(prefix, found.architecture.pipe_layers(config), config) as before:
             tokens = before.spec.tokens
     return Model(found, config, adapter, prefix, room_for_samples(config, tokens), tokens)
+
+
+def _exported(arguments: Arguments, folder: Path) -> Model:
+    """The model whose programs are in a folder.
+
+    Raises:
+        CheckpointError: `zoo export` wrote no such folder, or it is damaged.
+        ConfigError: an adapter or a prefix is named, or more beams than its programs have rows.
+    """
+    spec = read_exported(folder)
+    if arguments.finetune.lora_path or arguments.finetune.prefix_path:
+        raise ConfigError(
+            "an exported model takes no adapter and no prefix", "they are part of its programs, or it has none",
+            "zoo export MODEL FOLDER --lora_path ADAPTER, or --prefix_path",
+        )  # fmt: skip
+    wanted = arguments.generation
+    if wanted.decode_strategy == "beam_search" and wanted.num_beams > spec.batch_size:
+        raise ConfigError(
+            f"num_beams {wanted.num_beams}", f"the programs in {folder} have {spec.batch_size} rows",
+            f"zoo export MODEL FOLDER --batch_size {wanted.num_beams}, or more",
+        )  # fmt: skip
+    found, config = chosen_model(arguments.replace(model_name_or_path=str(folder)))
+    return Model(found, config, room=spec.max_length, exported=spec)
 
 
 def sampling_of(arguments: Arguments) -> Sampling:
@@ -209,15 +237,11 @@ def make_ready(arguments: Arguments, model: Model, dtype: str | None, look: bool
         TokenizerError: there is no tokenizer, or it cannot be read.
     """
     _check(arguments)
-    found, config = model.found, model.config
-    path = found.path if arguments.model.model_path is None else None
-    weights = find_weights(str(path or found.name), path or arguments.model.model_path)
+    config = model.config
+    weights = _weights(arguments, model)
     prompts = prompts_of(arguments, model, weights)
     shortened, longest = prompts.look() if look else (0, 0)
-    table = found.architecture.table(config)
-    with Reader(weights, table, other_fusing(found, config)) as reader:
-        reader.check()
-        dtype = dtype or reader.dtype_of(next(iter(table)))
+    dtype = model.exported.dtype if model.exported is not None else _checked(model, weights, dtype)
     whole = Encoder(prompts.encoder.tokenizer, None, prompts.encoder.form, config.vocab_size)
     rules = replace(rules_of(arguments, whole, config), sampling=sampling_of(arguments))
     beside = model.adapter or model.prefix
@@ -240,6 +264,23 @@ def make_ready(arguments: Arguments, model: Model, dtype: str | None, look: bool
         "dtype": dtype,
     }
     return Ready(model, weights, prompts, rules, stop_texts(arguments), dtype, settings), shortened, longest
+
+
+def _weights(arguments: Arguments, model: Model) -> Path:
+    """The folder of the weights."""
+    if model.exported is not None:
+        return Path(str(arguments.generation.export_dir)).expanduser()
+    path = model.found.path if arguments.model.model_path is None else None
+    return find_weights(str(path or model.found.name), path or arguments.model.model_path)
+
+
+def _checked(model: Model, weights: Path, dtype: str | None) -> str:
+    """Refuse weights that do not fit the model; returns their type in the run."""
+    found, config = model.found, model.config
+    table = found.architecture.table(config)
+    with Reader(weights, table, other_fusing(found, config)) as reader:
+        reader.check()
+        return dtype or reader.dtype_of(next(iter(table)))
 
 
 def _digest(arguments: Arguments, tokenizer: Tokenizer) -> str:

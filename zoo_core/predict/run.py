@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from tqdm import tqdm
 
@@ -21,7 +22,8 @@ from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import in_worker, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
-from zoo_core.generate.beam import beam_search
+from zoo_core.export.static import Runner, static_passes
+from zoo_core.generate.beam import BeamPasses, beam_search
 from zoo_core.generate.passes import EnginePasses
 from zoo_core.generate.pool import Pool
 from zoo_core.generate.rules import Row
@@ -55,7 +57,7 @@ def run(arguments: Arguments, plan: Plan, ready: Ready) -> int:
     set_up_logging(is_first=os.environ.get("PADDLE_TRAINER_ID", "0") == "0")
     with without_notices():
         mesh = make_mesh(plan)
-    engine = _engine(arguments, mesh, ready)
+    passes = _passes(arguments, mesh, ready)
     output = Path(arguments.generation.output_file).expanduser()
     held = list[Record]()
 
@@ -67,16 +69,28 @@ def run(arguments: Arguments, plan: Plan, ready: Ready) -> int:
 
     try:
         begun = json.loads(shared(mesh, opened)[0])
-        return _answer(arguments, engine, ready, held[0] if held else None, begun)
+        return _answer(arguments, mesh, passes, ready, held[0] if held else None, begun)
     finally:
         for record in held:
             record.close()
 
 
-def _answer(arguments: Arguments, engine: Engine, ready: Ready, record: Record | None, begun: int) -> int:
-    mesh, wanted, start = engine.mesh, arguments.generation, time.perf_counter()
+def _passes(arguments: Arguments, mesh: Mesh, ready: Ready) -> BeamPasses:
+    """The model, or what was exported of it."""
+    spec = ready.model.exported
+    if spec is None:
+        return EnginePasses(_engine(arguments, mesh, ready))
+    return static_passes(
+        ready.weights, spec, cast(Runner, arguments.generation.export_runner), arguments.training.device
+    )
+
+
+def _answer(
+    arguments: Arguments, mesh: Mesh, passes: BeamPasses, ready: Ready, record: Record | None, begun: int
+) -> int:
+    wanted, start = arguments.generation, time.perf_counter()
     with _Progress(arguments, len(ready.prompts), begun, mesh) as progress:
-        answers = _answers(arguments, engine, ready, progress)
+        answers = _answers(arguments, passes, ready, progress)
         place = mesh.place
         sharing = Sharing(
             mesh.replica, mesh.plan.replicas, place.tensor == 0 and place.pipe == 0, partial(shared, mesh)
@@ -115,14 +129,17 @@ def _engine(arguments: Arguments, mesh: Mesh, ready: Ready) -> Engine:
         )  # fmt: skip
 
 
-def _answers(arguments: Arguments, engine: Engine, ready: Ready, progress: _Progress) -> Answers:
-    wanted, passes = arguments.generation, EnginePasses(engine)
+def _answers(arguments: Arguments, passes: BeamPasses, ready: Ready, progress: _Progress) -> Answers:
+    wanted, spec = arguments.generation, ready.model.exported
     tokenizer, copies = ready.prompts.encoder.tokenizer, wanted.num_return_sequences
+    at_once, slots = wanted.batch_size, wanted.batch_size * copies
+    if spec is not None:  # its programs have so many rows and no more
+        at_once, slots = min(at_once, spec.batch_size // wanted.num_beams), min(slots, spec.batch_size)
 
     def beams(asked: Sequence[Asked]) -> list[list[str]]:
         found: list[list[str]] = []
-        for at in range(0, len(asked), wanted.batch_size):
-            rows = [Row(one.ids, one.most) for one in asked[at : at + wanted.batch_size]]
+        for at in range(0, len(asked), at_once):
+            rows = [Row(one.ids, one.most) for one in asked[at : at + at_once]]
             best = beam_search(
                 passes, rows, ready.rules, wanted.num_beams, length_penalty=wanted.length_penalty,
                 early_stopping=wanted.early_stopping, num_return_sequences=copies,
@@ -134,7 +151,6 @@ def _answers(arguments: Arguments, engine: Engine, ready: Ready, progress: _Prog
 
     if wanted.decode_strategy == "beam_search":
         return beams
-    slots = wanted.batch_size * copies
     seed = arguments.training.seed
     return PoolAnswers(
         lambda room: Pool(passes, slots, room), tokenizer, ready.rules, copies, seed, ready.stop, progress.tell
