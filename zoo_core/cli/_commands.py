@@ -38,6 +38,7 @@ COMMANDS: dict[str, Entry] = {
     "calibrate": Entry("zoo_core.cli.calibrate", "measure this machine's device, for zoo plan --hardware", direct=True),
     "run": Entry("zoo_core.cli.run", "run a task: zoo run pretrain --model qwen/qwen-7b", direct=True),
     "logits": Entry("zoo_core.cli.logits", "compute logits of given ids under any plan, to compare", direct=True),
+    "export": Entry("zoo_core.cli.export", "write a model as static programs, equal to it"),
     "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),
     "serve": Entry("zoo_core.cli.serve", "serve a model over HTTP as OpenAI's API has it, with a page to chat on"),
     "eval": Entry("zoo_core.cli.eval", "measure perplexity, multiple choice, or lm-evaluation-harness's tasks"),
