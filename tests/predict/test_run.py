@@ -107,10 +107,17 @@ def test_beams_and_stop_texts(run, words, tmp_path):
     assert len(several) == 40 and read(tmp_path / "best.json") == several[::2]
     assert run(words(*DRAWN, out="plain.json"))[0] == 0
     plain = [line["output"] for line in read(tmp_path / "plain.json")]
-    stop = next(text[2:4] for text in plain if len(text) > 6 and "\ufffd" not in text)
-    assert run(words(*DRAWN, "--stop", json.dumps([stop]), out="stopped.json"))[0] == 0
-    stopped = [line["output"] for line in read(tmp_path / "stopped.json")]
-    assert any(stop in text for text in plain) and stopped == [text.partition(stop)[0] for text in plain]
+    # a character that follows whole characters: unfinished ones are U+FFFD, sooner where a text is given out by pieces
+    stop = next(char for text in plain for char in text.partition("\ufffd")[0][1:])
+    assert run(words(*DRAWN, "--stop", json.dumps([stop, "no such text"]), out="stopped.json"))[0] == 0
+    stopped, cut = [line["output"] for line in read(tmp_path / "stopped.json")], 0
+    for text, short in zip(plain, stopped, strict=True):
+        before, found, _ = text.partition(stop)
+        assert stop not in short
+        if "\ufffd" not in before:
+            assert short == before
+            cut += bool(found)
+    assert cut
 
 
 def test_killed_it_goes_on_and_gives_the_same_file(run, words, tmp_path, questions):

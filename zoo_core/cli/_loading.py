@@ -1,0 +1,58 @@
+"""The model that a command answers with, on one process: trained or exported, perhaps with an adapter or a prefix."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from zoo_core.cli._failures import UsageFailure
+from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.errors import ConfigError
+from zoo_core.export.spec import is_exported
+from zoo_core.generate.answering import TextBase
+
+__all__ = ["loaded_model"]
+
+
+def loaded_model(
+    path: str, tokenizer: Path | None, device: str, dtype: str, lora_path: Path | None, prefix_path: Path | None
+) -> TextBase:
+    """Import paddle and load a model; what there is to say of it goes to standard error.
+
+    Args:
+        path: as `zoo_core.generate.load_model` takes it, or a folder that `zoo export` wrote.
+        device: "auto", "cpu", "gpu" or "xpu".
+
+    Raises:
+        UsageFailure: a type that CPUs do not have.
+        MachineError: Paddle is missing, or built for another device.
+        ConfigError: an adapter or a prefix for an exported model, or both for any.
+        CheckpointError: there are no weights, or they do not fit.
+        TokenizerError: there is no tokenizer.
+    """
+    device = device_of(device)
+    require_paddle(device)
+    if device == "cpu":
+        if dtype != "float32":
+            raise UsageFailure(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
+        apply_cpu_environment(1, os.environ)
+    from zoo_core.engine.quiet import import_paddle
+
+    import_paddle(device)
+    if is_exported(Path(path).expanduser()):
+        if lora_path is not None or prefix_path is not None:
+            raise ConfigError(
+                f"{path} is an exported model", "its adapters and its prefix are part of it, or it has none",
+                "export the model with --lora_path or --prefix_path",
+            )  # fmt: skip
+        from zoo_core.export.static import load_static
+
+        return load_static(path, tokenizer, device)
+    from zoo_core.generate.model import load_model
+
+    adapters = {"adapter": lora_path} if lora_path is not None else None
+    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    for note in model.notes:
+        print(note, file=sys.stderr)
+    return model

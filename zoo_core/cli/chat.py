@@ -1,0 +1,88 @@
+"""`zoo chat`: talk with a model at the terminal, on one process."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from zoo_core.cli._conversation import Settings
+from zoo_core.cli._loading import loaded_model
+from zoo_core.cli._talk import Talk, typed_lines, with_history
+from zoo_core.errors import ConfigError, TokenizerError
+
+__all__ = ["command"]
+
+
+@click.command(name="chat")
+@click.argument("path")
+@click.option("--system", default="", help="What the model is told beforehand.")
+@click.option("--max_new_tokens", "--max-new-tokens", type=int, default=512, show_default=True,
+              help="Tokens of an answer; fewer if the model ends it or its context is full.")  # fmt: skip
+@click.option("--temperature", type=float, default=0.8, show_default=True,
+              help="Divides the logits; 0 always takes the most likely token.")  # fmt: skip
+@click.option("--top_k", "--top-k", type=int, default=0, show_default=True,
+              help="Choose among this many most likely tokens; 0 is all.")  # fmt: skip
+@click.option("--top_p", "--top-p", type=float, default=0.95, show_default=True,
+              help="Choose among the most likely tokens of this total probability.")  # fmt: skip
+@click.option("--min_p", "--min-p", type=float, default=0.0, show_default=True,
+              help="Choose among tokens of at least this part of the most likely one's probability.")  # fmt: skip
+@click.option("--repetition_penalty", "--repetition-penalty", type=float, default=1.0, show_default=True,
+              help="Above 1 makes tokens that were there less likely.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed, the same answers.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
+@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
+              help="Adapter of the model in PATH: a LoRA checkpoint, or PEFT's or PaddleNLP's folder.")  # fmt: skip
+@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
+              help="Prefix of the model in PATH: a checkpoint of prefix tuning, or PEFT's folder.")  # fmt: skip
+@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
+              help="Where to run.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
+              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+def command(
+    path: str,
+    system: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    seed: int,
+    tokenizer: Path | None,
+    lora_path: Path | None,
+    prefix_path: Path | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Talk with the model in PATH, in the form that its family has for conversations.
+
+    PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, a model's name, or a folder
+    that zoo export wrote. /help lists the commands there. From a pipe each line is a question.
+
+    \b
+      zoo chat ./output --system "You answer in one sentence."
+      echo "What is a prime?" | zoo chat ./output --temperature 0
+    """
+    settings = Settings(temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed)
+    model = loaded_model(path, tokenizer, device, dtype, lora_path, prefix_path)
+    try:
+        talk = Talk(model, settings, system)
+    except TokenizerError as error:
+        raise ConfigError(
+            f"{path} cannot chat: {error.what}",
+            error.why,
+            f"zoo sample {path} --prompt TEXT continues a text; a chat_template.jinja beside it lets it chat",
+        ) from None
+    source, terminal = sys.stdin, sys.stdin.isatty()
+    if terminal:
+        with_history()
+        click.echo(f"{model.folder}, context {model.context} tokens; /help lists the commands, Ctrl-D leaves", err=True)
+    else:
+        with suppress(AttributeError):
+            source.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    for line in typed_lines(source, "> ", "... "):
+        if not talk.take(line):
+            break
