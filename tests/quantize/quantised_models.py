@@ -66,10 +66,15 @@ def quantise(base: Path, path: Path, spec: QuantSpec, files: Any = None) -> tupl
         return write_quantised(path, reader, found.architecture, found.config, spec, arrays, files), arrays
 
 
+def single_mesh(architecture: Any, config: Any) -> Any:
+    """The mesh of one process."""
+    return make_mesh(compose(Request(micro_batch=2, sequence=16, device="cpu"), architecture, config))
+
+
 def engine_over(folder: Path, **more: Any) -> Engine:
     """The model in a folder, on one process."""
     found = find(str(folder))
-    mesh = make_mesh(compose(Request(task="logits", device="cpu"), found.architecture, found.config, str(folder)))
+    mesh = single_mesh(found.architecture, found.config)
     with Reader(folder, found.architecture.table(found.config)) as reader:
         reader.check()
         return Engine(mesh, found.architecture, found.config, from_checkpoint(reader, mesh), **more)

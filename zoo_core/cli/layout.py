@@ -14,6 +14,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.errors import PlanError
 from zoo_core.layout import Rule
 from zoo_core.plan import configured, owners
+from zoo_core.quantized import split_objection
 from zoo_core.registry import Architecture, registry
 
 __all__ = ["command"]
@@ -39,13 +40,14 @@ def command(model: str, tensor: int, scale: str | None, by_row: bool, as_json: b
     found = registry().find(model)
     config = configured(found, scale)
     parameters = found.architecture.table(config)
+    cut = split_objection(parameters, config.quantization_config, tensor) if config.quantization_config else ""
     for name, rule in parameters.items():
         why = layout.objection(rule, tensor)
         if why:
             legal = [d for d in range(1, tensor) if not any(layout.objection(r, d) for r in parameters.values())]
             raise PlanError(
                 f"{found.name} does not split over tp {tensor}",
-                f"{name}: {why}",
+                cut or f"{name}: {why}",
                 f"--tp {legal[-1]} is legal" if legal else "",
             )
     whole, local = _totals(parameters, tensor)

@@ -169,6 +169,7 @@ def split_objection(table: Mapping[str, Rule], spec: QuantSpec, degree: int) -> 
         block = BLOCK[spec.bits][0]
         if spec.group_size != PER_CHANNEL and not spec.ordered and (features // degree) % spec.group_size:
             groups = spec.groups(features)
-            return f"{module} has {groups} groups of {spec.group_size} input features, which {degree} ranks would cut"
+            many = f"{groups} group{'s' * (groups > 1)} of {spec.group_size} input features"
+            return f"{module} has {many}, which {degree} ranks would cut"
         return f"{module}: {spec.bits} bits are packed by {block} input features, which {degree} ranks would cut"
     return ""
