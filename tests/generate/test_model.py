@@ -92,3 +92,20 @@ def test_an_empty_prompt_begins_with_the_token_of_the_family(folder):
     model = load_model(folder)
     assert model.encode("") == [model.tokenizer.bos_id]
     assert list(model.sample("", 3, Sampling(0.0))) != []
+
+
+def test_stop_texts_penalties_and_beams_on_the_command_line(folder, capsys):
+    def text(*more):
+        assert main(["sample", str(folder), "--prompt", "In the", "--max_new_tokens", "12", *more]) == 0
+        return capsys.readouterr().out
+
+    greedy = text("--temperature", "0")
+    stop = greedy[len("In the") + 1]
+    assert text("--temperature", "0", "--stop", stop, "--stop", "nothing") == greedy[: greedy.index(stop, 6)] + "\n"
+    assert text("--temperature", "0", "--repetition_penalty", "50") != greedy
+    assert text("--min_p", "1") == greedy
+    assert text("--num_beams", "3") == text("--num_beams", "3")
+    assert "num_beams 3 with sampling" in refused(
+        capsys, str(folder), "--prompt", "x", "--num_beams", "3", "--top_k", "5"
+    )
+    assert "num_beams 3 with stop" in refused(capsys, str(folder), "--prompt", "x", "--num_beams", "3", "--stop", "a")

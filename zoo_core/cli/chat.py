@@ -8,9 +8,6 @@ from pathlib import Path
 
 import click
 
-from zoo_core.cli._conversation import Settings
-from zoo_core.cli._loading import loaded_model
-from zoo_core.cli._talk import Talk, typed_lines, with_history
 from zoo_core.errors import ConfigError, TokenizerError
 
 __all__ = ["command"]
@@ -66,6 +63,10 @@ def command(
       zoo chat ./output --system "You answer in one sentence."
       echo "What is a prime?" | zoo chat ./output --temperature 0
     """
+    from zoo_core.cli._conversation import Settings  # choose tokens with numpy, which help does without
+    from zoo_core.cli._loading import loaded_model
+    from zoo_core.cli._talk import Talk, typed_lines, with_history
+
     settings = Settings(temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens, seed)
     model = loaded_model(path, tokenizer, device, dtype, lora_path, prefix_path)
     try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
 from zoo_core.errors import ConfigError
-from zoo_core.export.spec import is_exported
-from zoo_core.generate.answering import TextBase
-from zoo_core.generate.choice import Sampling
+
+if TYPE_CHECKING:
+    from zoo_core.generate.answering import TextBase
+    from zoo_core.generate.beam import BeamPasses
+    from zoo_core.generate.choice import Sampling
 
 __all__ = ["command"]
 
@@ -27,6 +28,13 @@ __all__ = ["command"]
               help="Choose among this many most likely tokens; 0 is all.")  # fmt: skip
 @click.option("--top_p", "--top-p", type=float, default=0.95, show_default=True,
               help="Choose among the most likely tokens of this total probability.")  # fmt: skip
+@click.option("--min_p", "--min-p", type=float, default=0.0, show_default=True,
+              help="Choose among tokens of at least this part of the most likely one's probability.")  # fmt: skip
+@click.option("--repetition_penalty", "--repetition-penalty", type=float, default=1.0, show_default=True,
+              help="Above 1 makes tokens that were there less likely.")  # fmt: skip
+@click.option("--stop", multiple=True, help="A text that ends the answer and is no part of it; may be repeated.")
+@click.option("--num_beams", "--num-beams", type=click.IntRange(1), default=1, show_default=True,
+              help="Above 1 follows so many likeliest texts instead of drawing.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same text.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
 @click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
@@ -44,6 +52,10 @@ def command(
     temperature: float,
     top_k: int,
     top_p: float,
+    min_p: float,
+    repetition_penalty: float,
+    stop: tuple[str, ...],
+    num_beams: int,
     seed: int,
     tokenizer: Path | None,
     lora_path: Path | None,
@@ -60,29 +72,22 @@ def command(
       zoo sample ./output --prompt "In the beginning"
       zoo sample ./qwen-7b --lora_path ./output --prompt "In the beginning"
     """
-    sampling = Sampling(temperature, top_k, top_p)
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        if dtype != "float32":
-            raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
-        apply_cpu_environment(1, os.environ)
-    from zoo_core.engine.quiet import import_paddle
+    from zoo_core.cli._loading import loaded_model  # choose tokens with numpy, which help does without
+    from zoo_core.generate.choice import Sampling
 
-    import_paddle(device)
-    model: TextBase
-    if is_exported(Path(path).expanduser()):
-        if lora_path is not None or prefix_path is not None:
-            raise ConfigError(
-                f"{path} is an exported model", "its adapters and its prefix are part of it, or it has none",
-                "export the model with --lora_path or --prefix_path",
-            )  # fmt: skip
-        from zoo_core.export.static import load_static
-
-        model = load_static(path, tokenizer, device)
+    if num_beams > 1 and (stop or {"temperature", "top_k", "top_p", "min_p", "seed"} & _given()):
+        raise ConfigError(
+            f"num_beams {num_beams} with {'stop' if stop else 'sampling'}",
+            "beams follow the likeliest texts: they draw nothing, and end at tokens",
+            "leave one of them out",
+        )
+    chosen = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    model = loaded_model(path, tokenizer, device, dtype, lora_path, prefix_path)
+    if num_beams > 1:
+        likeliest = Sampling(0.0, repetition_penalty=repetition_penalty)
+        pieces = iter([_best(model, prompt, max_new_tokens, likeliest, num_beams)])
     else:
-        model = _trained(path, tokenizer, device, dtype, lora_path, prefix_path)
-    pieces = model.sample(prompt, max_new_tokens, sampling, seed)
+        pieces = model.sample(prompt, max_new_tokens, chosen, seed, stop)
     first = next(pieces)  # a prompt that does not fit is refused before anything is printed
     click.echo(prompt + first, nl=False)
     for piece in pieces:
@@ -90,14 +95,20 @@ def command(
     click.echo()
 
 
-def _trained(
-    path: str, tokenizer: Path | None, device: str, dtype: str, lora_path: Path | None, prefix_path: Path | None
-) -> TextBase:
-    """Load a model that is run by an engine, and say what there is to say of it."""
-    from zoo_core.generate.model import load_model
+def _given() -> set[str]:
+    """The options that stood on the command line."""
+    context = click.get_current_context()
+    return {
+        name for name in context.params if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    }
 
-    adapters = {"adapter": lora_path} if lora_path is not None else None
-    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
-    for note in model.notes:
-        click.echo(note, err=True)
-    return model
+
+def _best(model: TextBase, prompt: str, max_new_tokens: int, sampling: Sampling, beams: int) -> str:
+    """The likeliest continuation that beam search finds."""
+    from zoo_core.generate.beam import beam_search
+    from zoo_core.generate.rules import Row
+
+    ids = model.encode(prompt)
+    row = Row(ids, min(max_new_tokens, model.context - len(ids)))
+    ((best, *_),) = beam_search(cast("BeamPasses", model.passes()), [row], model.rules(sampling), beams)
+    return model.tokenizer.decode(list(best.tokens), skip_special_tokens=True)
