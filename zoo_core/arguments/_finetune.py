@@ -8,7 +8,9 @@ from zoo_core.arguments._spec import argument, no_effect, not_yet
 __all__ = ["FinetuneArguments"]
 
 _TASK = not_yet("fine-tuning")
-_COMPRESS = not_yet("compression")
+_COMPRESS = no_effect("`zoo compress` compresses, and has its own flags")
+_SLIM = no_effect("zoo smooths by one alpha, as the paper has it, and does not shift")
+_QAT = ("pretrain", "sft")
 _DPO = ("dpo",)
 
 
@@ -54,14 +56,40 @@ class FinetuneArguments(Group):
     reference_free: bool = argument(False, "DPO: no reference model; simpo and orpo never have one.", tasks=_DPO)
     ref_model_update_steps: int = argument(-1, "DPO: copy the policy to the reference so often; -1 is never.",
                                            unit="steps", minimum=-1, tasks=_DPO)  # fmt: skip
-    do_qat: bool = argument(False, "Quantisation-aware training.", effect=_COMPRESS)
-    do_ptq: bool = argument(False, "Quantise after training.", effect=_COMPRESS)
+    do_qat: bool = argument(False, "Quantisation-aware training: round weights and inputs of linear layers.",
+                            tasks=_QAT)  # fmt: skip
+    do_ptq: bool = argument(False, "Refused, and the `zoo compress ptq` to type instead is told.")
     ptq_step: int = argument(32, "Calibration batches of PTQ.", minimum=1, effect=_COMPRESS)
-    do_gptq: bool = argument(False, "Quantise with GPTQ.", effect=_COMPRESS)
+    do_gptq: bool = argument(False, "Refused, and the `zoo compress gptq` to type instead is told.")
     gptq_step: int = argument(8, "Calibration batches of GPTQ.", minimum=1, effect=_COMPRESS)
+    do_awq: bool = argument(
+        False, "PaddleNLP: AWQ.", effect=no_effect("zoo compress has round to nearest, GPTQ and smoothing")
+    )
+    auto_clip: bool = argument(False, "PaddleNLP: AWQ's clipping.", effect=no_effect("zoo has no AWQ"))
+    smooth: bool = argument(False, "Smooth activations before they are quantised (a8w8).", effect=_COMPRESS)
+    smooth_all_linears: bool = argument(False, "Smooth layers without a norm before them, too.", effect=_COMPRESS)
+    smooth_step: int = argument(32, "Calibration batches of smoothing.", minimum=1, effect=_COMPRESS)
+    smooth_sampler: str = argument("none", "PaddleNLP: how activations are sampled.", effect=_SLIM)
+    smooth_piecewise_search: bool = argument(False, "PaddleNLP: search factors piece by piece.", effect=_SLIM)
+    smooth_k_piece: int = argument(3, "PaddleNLP: pieces of that search.", minimum=1, effect=_SLIM)
+    smooth_search_piece: bool = argument(False, "PaddleNLP: search the number of pieces.", effect=_SLIM)
+    shift: bool = argument(False, "PaddleNLP: shift activations before they are quantised.", effect=_SLIM)
+    shift_all_linears: bool = argument(False, "PaddleNLP: shift all layers' inputs.", effect=_SLIM)
+    shift_sampler: str = argument("ema", "PaddleNLP: how shifts are sampled.", effect=_SLIM)
+    shift_step: int = argument(32, "PaddleNLP: calibration batches of shifting.", minimum=1, effect=_SLIM)
+    load_quant_model: bool = argument(
+        False, "PaddleNLP: the model is quantised.", effect=no_effect("its config.json says so")
+    )
+    weight_quantize_type: str = argument(
+        "channel_wise_abs_max", "QAT: a span for each output feature, or one for a weight.",
+        choices=("channel_wise_abs_max", "abs_max"), tasks=_QAT,
+    )  # fmt: skip
+    activation_quantize_type: str = argument(
+        "moving_average_abs_max", "QAT: the span of a layer's inputs.", choices=("moving_average_abs_max",), tasks=_QAT,
+    )  # fmt: skip
     quant_type: str = argument(
         "a8w8", "Which numbers are quantised.", choices=("a8w8", "a8w8c8", "weight_only_int8", "weight_only_int4"),
         effect=_COMPRESS,
     )  # fmt: skip
-    weight_bits: int = argument(8, "Bits of quantised weights.", minimum=2, maximum=8, effect=_COMPRESS)
-    activation_bits: int = argument(8, "Bits of quantised activations.", minimum=2, maximum=16, effect=_COMPRESS)
+    weight_bits: int = argument(8, "QAT: bits of weights.", minimum=2, maximum=8, tasks=_QAT)
+    activation_bits: int = argument(8, "QAT: bits of layers' inputs.", minimum=2, maximum=16, tasks=_QAT)

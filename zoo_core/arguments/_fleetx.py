@@ -74,9 +74,13 @@ RENAMED: dict[str, str] = {
     "Compress.Quantization.enable": "do_qat",
     "Compress.Quantization.weight_bits": "weight_bits",
     "Compress.Quantization.activation_bits": "activation_bits",
+    "Compress.Quantization.weight_quantize_type": "weight_quantize_type",
+    "Compress.Quantization.activation_quantize_type": "activation_quantize_type",
     "Quantization.enable": "do_qat",
     "Quantization.weight_bits": "weight_bits",
     "Quantization.activation_bits": "activation_bits",
+    "Quantization.weight_quantize_type": "weight_quantize_type",
+    "Quantization.activation_quantize_type": "activation_quantize_type",
 }
 """FleetX key -> zoo's argument, where one key is one argument of the same meaning."""
 
@@ -96,10 +100,9 @@ _SAMPLER = Unused("the order of samples follows from the seed", ("GPTBatchSample
 _COLLATE = Unused("batches are typed", (False, "gpt_collate_fn", "gpt_inference_collate_fn"))
 _OVERLAP = Unused("fusion and overlap are the engine's choice", (False,))
 _PROFILER = Unused("profiling is not in this version", ([1, 5], "profiler_log", False))
-_QUANTISER = Unused(
-    "quantisation is not in this version",
-    (False, True, "abs_max", "moving_average_abs_max", "channel_wise_abs_max"),
-)
+_LAYERS = Unused("all linear layers of the blocks are rounded, whatever their class")
+_SLIM = Unused("zoo's own format is written, by `zoo compress qat`", (False, True))
+_PREPROCESS = Unused("inputs are clipped by the moving average of their largest magnitudes alone")
 
 UNUSED: dict[str, Unused] = {
     "Engine.run_mode": Unused("max_steps and num_train_epochs say how long", ("step", "epoch")),
@@ -127,18 +130,18 @@ UNUSED: dict[str, Unused] = {
     "Distributed.sharding.broadcast_overlap": _OVERLAP,
     "FusedPasses.enable": Unused("the kernels are chosen by the use_fused_ arguments", (False,)),
     "FusedPasses.fused_passes_list": Unused("the kernels are chosen by the use_fused_ arguments", ([],)),
-    "Compress.Quantization.weight_quantize_type": _QUANTISER,
-    "Compress.Quantization.activation_quantize_type": _QUANTISER,
-    "Compress.Quantization.quantizable_layer_type": _QUANTISER,
-    "Compress.Quantization.onnx_format": _QUANTISER,
-    "Compress.Quantization.for_tensorrt": _QUANTISER,
-    "Compress.Quantization.is_full_quantize": _QUANTISER,
-    "Quantization.weight_quantize_type": _QUANTISER,
-    "Quantization.activation_quantize_type": _QUANTISER,
-    "Quantization.quantizable_layer_type": _QUANTISER,
-    "Quantization.onnx_format": _QUANTISER,
-    "Quantization.for_tensorrt": _QUANTISER,
-    "Quantization.is_full_quantize": _QUANTISER,
+    "Compress.Quantization.activation_preprocess_type": _PREPROCESS,
+    "Compress.Quantization.weight_preprocess_type": _PREPROCESS,
+    "Compress.Quantization.quantizable_layer_type": _LAYERS,
+    "Compress.Quantization.onnx_format": _SLIM,
+    "Compress.Quantization.for_tensorrt": _SLIM,
+    "Compress.Quantization.is_full_quantize": _SLIM,
+    "Quantization.activation_preprocess_type": _PREPROCESS,
+    "Quantization.weight_preprocess_type": _PREPROCESS,
+    "Quantization.quantizable_layer_type": _LAYERS,
+    "Quantization.onnx_format": _SLIM,
+    "Quantization.for_tensorrt": _SLIM,
+    "Quantization.is_full_quantize": _SLIM,
 }
 
 Values = Mapping[str, Any]

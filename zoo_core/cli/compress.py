@@ -13,7 +13,6 @@ import click
 from zoo_core.checkpoint.conversion import check_free
 from zoo_core.cli._weights import tokenizer_files, weights_at
 from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
-from zoo_core.errors import ConfigError
 from zoo_core.quantization import PER_CHANNEL, QuantSpec
 from zoo_core.registry import registry
 
@@ -198,26 +197,22 @@ def _start_paddle(device: str) -> None:
 
 
 @command.command(name="qat")
-@click.argument("model", metavar="CHECKPOINT")
-@click.option("--output", "--out", "folder", required=True, type=click.Path(path_type=Path),
-              help="Folder to write; it must not exist yet.")  # fmt: skip
-def as_trained(model: str, folder: Path) -> None:
+@_common
+def as_trained(**common: Any) -> None:
     """Write what quantisation-aware training trained (zoo run ... --do_qat) with weights of integers.
 
-    The scales are those of training, so nothing is calibrated: the weights are rounded as they were in its last step,
-    and activations by the spans that it found.
+    The weights are rounded as they were in its last step, and activations by the spans that it found. The text is only
+    measured on.
 
     \b
       zoo run pretrain --model gpt3-345M --input_dir ./corpus --output_dir ./output --do_qat
-      zoo compress qat ./output --output ./gpt3-345M-int8
+      zoo compress qat ./output --data ./corpus --output ./gpt3-345M-int8
     """
-    target = folder.expanduser().absolute()
-    check_free(target)
-    source = weights_at(model)
-    if not source.is_dir():
-        raise ConfigError(f"{model} is no checkpoint", "spans are in its trainer_state.json", "give its folder")
-    found = registry().find(str(source))
-    from zoo_core.quantize.qat import export_trained
+    from zoo_core.quantize.qat import trained_rounding
 
-    done = export_trained(found, source, target, tokenizer_files(source))
-    click.echo(f"wrote      {folder}: {done.layers} layers, {done.spec.describe()}")
+    at = weights_at(common["model"])
+    named = [common.pop("targets"), common.pop("skip")]
+    if any(named):
+        raise click.UsageError("--targets and --skip are for ptq and gptq: training has rounded what it has rounded")
+    trained = trained_rounding(at)
+    _compress(trained.spec, spans=trained.spans, per_channel=trained.per_channel, **common)

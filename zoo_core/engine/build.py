@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from zoo_core.peft.prefix import SHARED
 from zoo_core.pipeline import PipeLayer
 from zoo_core.quantization import QuantSpec
 from zoo_ops import Dropout, attach_prefix
+from zoo_ops.fake_quant import faked
 from zoo_ops.init import initial, initial_slice
 from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
 from zoo_ops.lora import adapted
@@ -59,6 +60,8 @@ class Stage:
         shared: where the parameters lie that the blocks' prefixes share: the single-card name before theirs.
         cached: widths of a cached head's key and value.
         integers: how quantised weights, whose rows are in `table`, are held.
+        rounded: the layers that are rounded in training (see `zoo_ops.fake_quant`), with the bits of weights and of
+            inputs and whether each output feature has its own span.
     """
 
     table: Mapping[str, Rule]
@@ -73,6 +76,7 @@ class Stage:
     shared: str = ""
     cached: tuple[int, int] = (0, 0)
     integers: QuantSpec | None = None
+    rounded: Mapping[str, tuple[tuple[int, int], bool]] = field(default_factory=dict)
 
     @property
     def freezes(self) -> bool:
@@ -83,6 +87,8 @@ class Stage:
         self.held: dict[str, Held] = {}
         self.adapted: dict[str, Any] = {}
         """The layers with adapters, by single-card name."""
+        self.faked: dict[str, Any] = {}
+        """The layers that are rounded, by single-card name."""
 
     def has(self, rule: Rule) -> bool:
         """Whether this rank holds (its part of) the parameter: not where another rank has the expert."""
@@ -159,7 +165,7 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
                     module._parameters[own] = tensor
                 else:
                     module._buffers[own] = tensor
-        final = _adapt(swapped or module, prefix, stage)
+        final = _round(_adapt(swapped or module, prefix, stage), prefix, stage)
         if final is not module:
             _put(layer, path, final)
     if stage.prefix is not None and element.is_block:
@@ -192,6 +198,14 @@ def _adapt(module: nn.Layer, name: str, stage: Stage) -> nn.Layer:
             f"{name} cannot have an adapter", str(error), "leave it out with lora_target_modules"
         ) from error
     return stage.adapted[name]  # type: ignore[no-any-return]
+
+
+def _round(module: nn.Layer, name: str, stage: Stage) -> nn.Layer:
+    """The layer with rounded weights and inputs, if training is to know of them."""
+    if name not in stage.rounded:
+        return module
+    stage.faked[name] = faked(module, *stage.rounded[name])
+    return stage.faked[name]  # type: ignore[no-any-return]
 
 
 def _drop_expert(layer: nn.Layer, path: str, rule: Rule) -> None:

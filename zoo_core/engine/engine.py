@@ -17,11 +17,15 @@ from zoo_core.engine.accuracy import count_correct
 from zoo_core.engine.build import Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
 from zoo_core.engine.integers import say_how
+from zoo_core.engine.fake_quant import Rounding
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.engine.parts import tied_across_stages
+from zoo_core.engine.qat import QatSpec
 from zoo_core.layout import Rule, Vocab, local_shape
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
+from zoo_core.quantization import QuantSpec
+from zoo_core.quantized import quantised_layers
 from zoo_core.registry import Architecture
 from zoo_ops import Batch, Cache, Router, after_prefix, cross_entropy, parallel, set_loss_weight
 from zoo_ops.kernels import Kernels, set_kernels
@@ -97,6 +101,7 @@ class Engine:
         amp: what `paddle.amp.auto_cast` is given.
         lora: adapters beside the model, which are all that is trained; `source` gives their values too.
         prefix: of every block, the same; not with pipeline stages, nor with `lora`.
+        qat: the linear layers of the blocks compute with rounded weights and inputs; not with sharding stage 3.
     """
 
     attaches = True
@@ -115,6 +120,7 @@ class Engine:
         amp: Mapping[str, Any] | None = None,
         lora: LoraSpec | None = None,
         prefix: PrefixSpec | None = None,
+        qat: QatSpec | None = None,
     ) -> None:
         self.mesh, self.config, self.dtype, self.lora, self.prefix = mesh, config, dtype, lora, prefix
         self.table: dict[str, Rule] = architecture.table(config)
@@ -131,6 +137,9 @@ class Engine:
         self._stage = Stage(
             self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora, *more
         )
+        rounded = tuple(quantised_layers(self.table, QuantSpec())) if qat is not None else ()
+        if qat is not None:
+            self._stage.rounded = dict.fromkeys(rounded, ((qat.weight_bits, qat.activation_bits), qat.per_channel))
         self._feed = Feed()
         self._denominator = 1.0
         self._correct: Any = None
@@ -159,6 +168,7 @@ class Engine:
         if config.quantization_config is not None:
             say_how(config.quantization_config, sum(name.endswith(".quant_weight") for name in self.held))
         self.tied = tied_across_stages(plan, self.table)
+        self.rounding = Rounding(qat, self._stage.faked, rounded, mesh) if qat is not None else None
         self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
 
     @property
@@ -233,6 +243,8 @@ class Engine:
             loss = self._accumulate(ready)
         norm = self.updater.step(learning_rate, stop)
         self._balance_experts()
+        if self.rounding is not None:
+            self.rounding.after_step()
         mean = self._all_replicas(float(loss)) / plan.replicas / scale
         return StepResult(mean, float(norm), int(tokens), self.updater.clip.stopping)
 

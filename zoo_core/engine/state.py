@@ -149,7 +149,13 @@ def pending_save(
         ),
         table=table,
         config=engine.config,
-        state={**state, "beta_powers": powers, "loss_scale": scale, **({group: spec.to_dict()} if spec else {})},
+        state={
+            **state,
+            "beta_powers": powers,
+            "loss_scale": scale,
+            **({group: spec.to_dict()} if spec else {}),
+            **_rounding(engine),
+        },
         layout={
             "data_parallel_degree": plan.data,
             "sharding_parallel_degree": plan.sharding,
@@ -167,6 +173,11 @@ def pending_save(
         keep=keep,
         best=best,
     )
+
+
+def _rounding(engine: Engine) -> dict[str, Any]:
+    """What quantisation-aware training keeps."""
+    return {"qat": engine.rounding.state()} if engine.rounding is not None else {}
 
 
 def _drained(held: deque[LocalTensor]) -> Iterator[LocalTensor]:
@@ -211,6 +222,8 @@ def load_states(engine: Engine, reader: Reader) -> None:
     updater, mesh = engine.updater, engine.mesh
     if updater is None:
         return
+    if engine.rounding is not None and "qat" in reader.state:
+        engine.rounding.restore(reader.state["qat"])
     updater.make_states()
     first = next(iter(updater.states()), None)
     if first is not None and not reader.has(first.name, saved_role(engine, first.role)):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from zoo_core.data import open_corpus
 from zoo_core.data.encode import EncodeSettings, TokenizerSource, encoded
 from zoo_core.data.sources import chunks, input_files
-from zoo_core.errors import DataError, ZooError
+from zoo_core.errors import DataError, TokenizerError, ZooError
 
 __all__ = ["Texts", "calibration_texts"]
 
@@ -75,6 +75,34 @@ def _runs(tokens_T: npt.NDArray[Any], first: int, count: int, length: int) -> Id
     return run_T.reshape(count, length)
 
 
+def _around(path: Path, tokenizer: TokenizerSource) -> tuple[list[int], list[int]]:
+    """What the family puts before and behind a text: bos, say.
+
+    Raises:
+        TokenizerError: the tokenizer is missing, and `path` is text.
+    """
+    try:
+        loaded = tokenizer.load()
+    except TokenizerError:
+        if _is_corpus(path):  # it was tokenised elsewhere
+            return [], []
+        raise
+    plain, whole = (loaded.encode("a", add_special_tokens=special) for special in (False, True))
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start], whole[start + len(plain) :]
+    return [], []
+
+
+def _marked(ids_NS: Ids, around: tuple[list[int], list[int]]) -> Ids:
+    """The runs with what belongs around a text, in the place of their first and last tokens."""
+    before, behind = around
+    marked_NS, length = ids_NS.copy(), ids_NS.shape[1]
+    marked_NS[:, : len(before)] = before
+    marked_NS[:, length - len(behind) :] = behind
+    return marked_NS
+
+
 def calibration_texts(
     data: str | Path,
     tokenizer: TokenizerSource,
@@ -88,6 +116,8 @@ def calibration_texts(
     seed: int = 0,
 ) -> Texts:
     """Return runs of real text, at random places of `data`, and others to measure on.
+
+    Each begins and ends with what the family's tokenizer puts around a text.
 
     Args:
         data: a text file, JSON lines, a folder of them, or the prefix of a corpus.
@@ -126,8 +156,8 @@ def calibration_texts(
     highest = int(max(calibration.max(), held_NS.max(initial=0)))
     if highest >= vocab_size:
         raise _foreign(data, highest, vocab_size)
-    source = f"{samples} samples of {length} tokens from {data}"
-    return Texts(calibration, held_NS, source)
+    source, around = f"{samples} samples of {length} tokens from {data}", _around(Path(data), tokenizer)
+    return Texts(_marked(calibration, around), _marked(held_NS, around), source)
 
 
 def _foreign(data: str | Path, highest: int, vocab_size: int) -> ZooError:

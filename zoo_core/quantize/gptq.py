@@ -73,6 +73,7 @@ def gptq(weight_IO: Floats, hessian_II: Floats, options: GptqOptions | None = No
     """Return the weight quantised such that the layer's output on the calibration data changes little.
 
     The scales of a group are those of rounding to nearest, of the weights as they are when its first row is rounded.
+    Rows move after that, so symmetric ones may take the least integer too, which rounding to nearest leaves out.
 
     Args:
         weight_IO: as Paddle has it.
@@ -86,7 +87,6 @@ def gptq(weight_IO: Floats, hessian_II: Floats, options: GptqOptions | None = No
     size, out = weight_IO.shape
     group = size if options.group_size == PER_CHANNEL else options.group_size
     low, high = limits(options.bits)
-    low = -high if options.symmetric else low
     work_IO, square_II = np.array(weight_IO, np.float64), np.array(hessian_II, np.float64)
     dead = np.diag(square_II) == 0  # a feature that is always 0: its weights change nothing
     square_II[dead, dead] = 1.0

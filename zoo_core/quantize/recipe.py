@@ -60,6 +60,8 @@ class Recipe:
         percdamp: see `GptqOptions`.
         true_sequential: GPTQ calibrates each layer with the quantised ones before it in its block.
         rows: samples of a pass.
+        spans: largest magnitudes of inputs, by single-card name of the layer, where training has found them.
+        per_channel: each output feature has a scale of its own; else all of a weight have one.
     """
 
     spec: QuantSpec
@@ -67,6 +69,8 @@ class Recipe:
     percdamp: float = 0.01
     true_sequential: bool = True
     rows: int = 4
+    spans: Mapping[str, float] = field(default_factory=dict)
+    per_channel: bool = True
 
 
 @dataclass
@@ -195,9 +199,9 @@ class _Block:
         weights = {path: np.array(self.linears[path].weight.numpy(), np.float32) for path in one.layers}
         factor_I, where = self._smoothing(one, list(weights.values()))
         kept_RI = one.rows() / factor_I
-        span = float(np.max(one.absmax_I / factor_I, initial=0.0))
         hessian_II = one.hessian_II
         for path, weight_IO in weights.items():
+            span = self._span(path, float(np.max(one.absmax_I / factor_I, initial=0.0)))
             method = self.spec.method if one.tokens else "rtn"
             scaled_IO = weight_IO * factor_I[:, None]
             options = GptqOptions(
@@ -214,12 +218,16 @@ class _Block:
                 self._input_factors(factor_I, where),
                 span / 127 if self.spec.activations == "static" and self.spec.method == "w8a8" else None,
             )
-            errors = [
-                output_error(scaled_IO, other.dense(), hessian_II)
-                if method == "gptq"
-                else self._measured(kept_RI, weight_IO * factor_I[:, None], other.dense(), span)
-                for other in (found, nearest)
-            ]
+            if method == "gptq":
+                errors = [output_error(scaled_IO, other.dense(), hessian_II) for other in (found, nearest)]
+            else:  # without smoothing the input spans more
+                errors = [self._measured(kept_RI, scaled_IO, found.dense(), span)]
+                plain = float(np.max(one.absmax_I, initial=0.0)) if where else span
+                errors.append(
+                    self._measured(one.rows(), weight_IO, self._nearest(weight_IO).dense(), plain)
+                    if where
+                    else errors[0]
+                )
             self._put(path, finished, found.dense(), span, factor_I if where == "input" else None)
             self._report(path, scaled_IO, found, method, one.tokens, (errors[0], errors[1]), where)
             yield self.element.single(path), finished
@@ -231,24 +239,33 @@ class _Block:
 
     def _nearest(self, weight_IO: Floats) -> QuantisedWeight:
         q_IO, scale_GO, zero_GO = quantise_rtn(weight_IO, self.spec.bits, self.spec.group_size, self.spec.symmetric)
-        return QuantisedWeight(q_IO, scale_GO, self.spec.group_size, zero_GO)
+        if self.recipe.per_channel:
+            return QuantisedWeight(q_IO, scale_GO, self.spec.group_size, zero_GO)
+        scale_GO = np.full_like(scale_GO, scale_GO.max())
+        return QuantisedWeight(np.rint(weight_IO / scale_GO).astype(np.int8), scale_GO, self.spec.group_size)
+
+    def _span(self, path: str, seen: float) -> float:
+        """The largest magnitude of a layer's input: what training has found, else what was seen."""
+        return self.recipe.spans.get(self.element.single(path), seen)
 
     def _unseen(self, path: str) -> Iterator[tuple[str, QuantisedWeight]]:
         """Round a layer that no calibration token reached to nearest: an expert that none chose."""
         weight_IO = np.array(self.linears[path].weight.numpy(), np.float32)
         found = self._nearest(weight_IO)
         ones_I = np.ones(len(weight_IO), np.float32)
+        span = self._span(path, 0.0)
         static = self.spec.method == "w8a8" and self.spec.activations == "static"
-        if static:
+        if static and not span:
             raise DataError(
                 f"no calibration token reached {self.element.single(path)}",
                 "a static scale of its input is found from tokens",
                 "give more text, or --activations dynamic",
             )
         finished = QuantisedWeight(
-            found.q_IO, found.scale_GO, found.group, found.zero_GO, None, ones_I if self.spec.smooth else None
-        )
-        self._put(path, finished, found.dense(), 0.0, None)
+            found.q_IO, found.scale_GO, found.group, found.zero_GO, None, ones_I if self.spec.smooth else None,
+            span / 127 if static else None,
+        )  # fmt: skip
+        self._put(path, finished, found.dense(), span, None)
         self._report(path, weight_IO, found, "rtn, for no token of the text reached it", 0, (0.0, 0.0), "")
         yield self.element.single(path), finished
 

@@ -29,7 +29,7 @@ class LayerReport:
         tokens: of the calibration text that reached it.
         weight_error: norm of the change of the weight over that of the weight.
         output_error: the same of what the layer gives for the calibration text; quantised activations count.
-        rounded_error: what `output_error` would be with every weight rounded to the nearest.
+        rounded_error: what `output_error` would be with every weight rounded to the nearest, and nothing smoothed.
         bytes_before, bytes_after: of the weight as stored, its scales included.
         smooth: where the factors of smoothing went: "", "norm", or "input".
     """

@@ -198,7 +198,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, 
             source = from_both(source, fresh)
         engine = make(
             mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp,
-            prepared.lora, prepared.prefix,
+            prepared.lora, prepared.prefix, **({"qat": prepared.qat} if prepared.qat is not None else {}),
         )  # fmt: skip
         if prepared.resume is not None and reader is not None and not arguments.training.ignore_load_lr_and_optim:
             states.load_states(engine, reader)

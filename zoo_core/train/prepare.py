@@ -28,6 +28,7 @@ from zoo_core.train.integers import base_of_run, stored_config
 from zoo_core.train.prefixes import describe_prefix, given_prefix, prefix_of_run
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.record import event_kinds
+from zoo_core.train.rounding import check_compression, qat_of_run
 from zoo_core.train.scores import SCORES
 from zoo_core.train.tuning import check_ready, check_tuning
 from zoo_core.train.vocabulary import check_ids, fitted_vocabulary, run_tokenizer
@@ -47,6 +48,7 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     if not in_worker():  # the first worker holds the lock while the others look at the folder
         check_unlocked(arguments.training.output_dir)
     event_kinds(arguments)
+    check_compression(arguments, found)
     _comparable(arguments)
     tunes = arguments.task in TUNING
     if tunes:
@@ -75,9 +77,13 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     lora_path = given_adapter(arguments) if lora is not None else None
     if lora is not None:
         trained = describe_lora(found.architecture.table(config), lora)
+    qat = qat_of_run(arguments, found, config, state)
+    if qat is not None:
+        trained = f"all weights, for use with {qat.describe()}"
     ready = Prepared(
-        config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path, trained
-    )
+        config, weights, resume, state, tokenizer, said, tuning, lora, lora_path, prefix, prefix_path, trained,
+        qat,
+    )  # fmt: skip
     if ready.start is not None:
         stored = stored_config(found, config)
         with Reader(ready.start, found.architecture.table(stored), other_fusing(found, stored)) as reader:

@@ -11,6 +11,7 @@ from zoo_core.config import ModelConfig
 
 if TYPE_CHECKING:
     from zoo_core.data.sft import TuningFiles
+    from zoo_core.engine.qat import QatSpec
     from zoo_core.peft import LoraSpec, PrefixSpec
     from zoo_core.tokenizers import Tokenizer
 
@@ -33,6 +34,7 @@ class Prepared:
         lora_path: folder of the adapters' first values; `None` for random ones.
         prefix, prefix_path: the same of a prefix.
         trained: what is trained, in words, if not all weights are.
+        qat: how weights and activations are rounded in training, if they are.
     """
 
     config: ModelConfig
@@ -47,6 +49,7 @@ class Prepared:
     prefix: PrefixSpec | None = None
     prefix_path: Path | None = None
     trained: str = ""
+    qat: QatSpec | None = None
 
     @property
     def freezes(self) -> bool:
