@@ -9,11 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from zoo_core.cli import main
+from zoo_core.data.indexed import index_bytes
 from zoo_core.evaluate import Document, measure_perplexity
 from zoo_core.generate import load_model
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[2]
 NUMBERS = json.loads((GOLDEN / "numbers.json").read_text(encoding="utf-8"))
 
 
@@ -68,3 +72,27 @@ def test_answers_are_those_of_hf(harness):
     prompts = NUMBERS["generate_until"]
     asked = requests(*((prompt, NUMBERS["stops"]) for prompt, _ in prompts))
     assert harness.generate_until(asked, disable_tqdm=True) == [wanted for _, wanted in prompts]
+
+
+@pytest.mark.parametrize(
+    ("flag", "case", "file"),
+    [("--lora_path", "llama", "golden.safetensors"), ("--prefix_path", "prefix_llama", "prefix.safetensors")],
+    ids=["adapter", "prefix"],
+)
+def test_the_command_measures_what_peft_does_with_an_adapter_or_a_prefix(flag, case, file, folder, tmp_path):
+    tuned = ROOT / "tests" / "peft" / "golden" / case
+    base = ROOT / json.loads((tuned / "adapter_config.json").read_text())["base_model_name_or_path"]
+    golden = load_file(tuned / file)
+    ids_BS = golden["input_ids"]
+    (tmp_path / "corpus.bin").write_bytes(ids_BS.astype("<i4").tobytes())
+    lengths = np.full(len(ids_BS), ids_BS.shape[1])
+    (tmp_path / "corpus.idx").write_bytes(index_bytes(lengths, np.arange(len(ids_BS) + 1), np.int32))
+    out = tmp_path / "report.json"
+    words = ["--data", str(tmp_path / "corpus"), "--tokenizer", str(folder), "--no-begin", "--out", str(out)]
+    assert main(["eval", "ppl", str(base), *words]) == 0
+    bare = json.loads(out.read_text())
+    assert main(["eval", "ppl", str(base), flag, str(tuned), *words]) == 0
+    found = json.loads(out.read_text())
+    assert found["perplexity"] == pytest.approx(float(np.exp(golden["loss"])), rel=1e-5)
+    assert found["perplexity"] != pytest.approx(bare["perplexity"], rel=1e-3)
+    assert found["tokens"] == ids_BS[:, 1:].size and found["documents"] == len(ids_BS)
