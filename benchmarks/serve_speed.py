@@ -57,9 +57,7 @@ class Server:
         self.name, self.rates = name, dict[int, list[float]]()
         environ = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")}
         command = [sys.executable, "-m", "zoo_core", "serve", str(model), "--port", "0", "--max_length", "256", *words]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
         for line in self.process.stdout:
             if found := re.search(r"at (http://\S+)/v1", line):
                 self.url = found.group(1)

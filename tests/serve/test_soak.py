@@ -39,7 +39,7 @@ def test_many_clients_who_come_and_go(small, adapter, offline):
         offline.use("" if name == "small" else name)
         wanted.append("".join(offline.sample(prompt, new)))
     server = Serving(
-        small, "--model_name", "small", "--adapter", f"poems={adapter}", "--max_batch", 12, "--max_queue", 24,
+        small, "--model_name", "small", "--adapter", f"poems={adapter}", "--max_batch", 12, "--max_queue", 16,
         "--prefill_chunk", 64,
     )  # fmt: skip
     counts, memory = collections.Counter(), []
