@@ -71,13 +71,14 @@ def single_mesh(architecture: Any, config: Any) -> Any:
     return make_mesh(compose(Request(micro_batch=2, sequence=16, device="cpu"), architecture, config))
 
 
-def engine_over(folder: Path, **more: Any) -> Engine:
-    """The model in a folder, on one process."""
+def engine_over(folder: Path, **changes: Any) -> Engine:
+    """The model in a folder, on one process; `changes` are to its configuration."""
     found = find(str(folder))
-    mesh = single_mesh(found.architecture, found.config)
-    with Reader(folder, found.architecture.table(found.config)) as reader:
+    config = found.config.replace(**changes)
+    mesh = single_mesh(found.architecture, config)
+    with Reader(folder, found.architecture.table(config)) as reader:
         reader.check()
-        return Engine(mesh, found.architecture, found.config, from_checkpoint(reader, mesh), **more)
+        return Engine(mesh, found.architecture, config, from_checkpoint(reader, mesh))
 
 
 def with_dense(engine: Engine, arrays: dict[str, QuantisedWeight]) -> Engine:

@@ -17,11 +17,12 @@ from quantised_models import FAMILIES, engine_over, fields, plain_folder, quanti
 
 from zoo_core.checkpoint import Reader, verify  # noqa: E402
 from zoo_core.checkpoint.quantised import write_quantised  # noqa: E402
+from zoo_core.engine.pretrained import from_pretrained  # noqa: E402
 from zoo_core.errors import CheckpointError, ConfigError  # noqa: E402
 from zoo_core.layout import merge, objection  # noqa: E402
 from zoo_core.quantization import QuantSpec  # noqa: E402
 from zoo_core.registry import find  # noqa: E402
-from zoo_ops import Cache  # noqa: E402
+from zoo_ops import Batch, Cache  # noqa: E402
 
 SPECS = {
     "int8": QuantSpec(),
@@ -93,6 +94,25 @@ def test_ranks_read_their_parts_which_make_the_whole(family, spec, tmp_path):
                     if not objection(rule, degree):
                         parts = [reader.read_local(rule.name, degree, rank) for rank in range(degree)]
                         assert np.array_equal(merge(parts, rule), values)
+
+
+def test_projections_are_fused_as_they_are_read(tmp_path):
+    base = plain_folder("llama", tmp_path / "base")
+    folder, _ = quantise(base, tmp_path / "q", QuantSpec(bits=4, group_size=16, symmetric=False))
+    found, fused = engine_over(folder), engine_over(folder, fuse_attention_qkv=True, fuse_attention_ffn=True)
+    assert any(name.endswith("qkv_proj.quant_scale") for name in fused.held)
+    batch = fields(found.config)
+    np.testing.assert_allclose(fused.logits(batch).numpy(), found.logits(batch).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_from_pretrained_keeps_integers(tmp_path):
+    folder, _ = quantise(plain_folder("llama", tmp_path / "base"), tmp_path / "q", QuantSpec())
+    model, engine = from_pretrained(folder), engine_over(folder)
+    batch = fields(engine.config)
+    with paddle.no_grad():
+        logits = model(Batch(paddle.to_tensor(batch["input_ids"]))).logits.numpy()
+    np.testing.assert_allclose(logits, engine.logits(batch).numpy(), rtol=1e-5, atol=1e-6)
+    assert sum(buffer.dtype == paddle.int8 for _, buffer in model.named_buffers()) == 14
 
 
 def test_config_json_is_for_people_to_read(tmp_path):

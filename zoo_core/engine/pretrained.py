@@ -77,7 +77,7 @@ def from_pretrained(
         kept = dtype or reader.dtype_of(next(iter(table)))
         stage = Stage(
             table,
-            lambda rule: reader.read_local(rule.name, degree, rank, dtype=kept),
+            lambda rule: reader.read_local(rule.name, degree, rank, dtype=rule.dtype or kept),
             degree,
             rank,
             kept,

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["LIMITS", "lacking"]
 
 LIMITS: dict[str, str] = {
-    "compression": "compression",
     "semi_auto": "semi-automatic engine",
     "to_static": "training of traced graphs",
 }

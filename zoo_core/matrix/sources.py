@@ -19,7 +19,12 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("zoo_core/checkpoint/*.py",),
     "generate": ("zoo_core/generate/*.py",),
     "peft": ("zoo_core/peft/**/*.py",),
-    "quantize": ("zoo_core/quantize/**/*.py",),
+    "quantize": (
+        "zoo_core/quantize/**/*.py",
+        "zoo_core/quantized/*.py",
+        "zoo_core/quantization.py",
+        "zoo_core/engine/integers.py",
+    ),
     "train": ("zoo_core/train/*.py",),
     "ops": ("zoo_ops/**/*.py",),
     "plugin": ("*.py",),
