@@ -46,7 +46,7 @@ def test_beams_are_those_of_the_model(folder, exported):
     rows, rules = [Row(model.encode(PROMPTS[0]), 12)], Rules(Sampling(0.0), vocab_size=280)
     wanted, found = (beam_search(one.passes(), rows, rules, 3) for one in (model, static))
     assert [beam.tokens for beam in found[0]] == [beam.tokens for beam in wanted[0]]
-    with pytest.raises(ValueError, match="exported for 3"):
+    with pytest.raises(ZooError, match="exported for 3"):
         beam_search(static.passes(), rows, rules, 4)
 
 
@@ -162,7 +162,7 @@ def test_more_than_was_exported_for(exported):
     static = load_static(exported)
     with pytest.raises(ZooError, match="context is 80"):
         static.encode("the " * 100)
-    with pytest.raises(ValueError, match="exported for 3 of 80"):
+    with pytest.raises(ZooError, match="exported for 3 of 80"):
         static.passes().cache(4, 80)
-    with pytest.raises(ValueError, match="exported for 3 of 80"):
+    with pytest.raises(ZooError, match="exported for 3 of 80"):
         static.passes().cache(1, 81)

@@ -37,8 +37,9 @@ def loaded_model(
         if dtype != "float32":
             raise UsageFailure(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
         apply_cpu_environment(1, os.environ)
-    from zoo_core.engine.quiet import import_paddle
+    from zoo_core.engine.quiet import import_paddle, quiet_environment
 
+    quiet_environment(os.environ)
     import_paddle(device)
     if is_exported(Path(path).expanduser()):
         if lora_path is not None or prefix_path is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from zoo_core.errors import ConfigError
 from zoo_core.export.programs import Programs
 from zoo_core.export.spec import Exported
 
@@ -101,24 +102,28 @@ class StaticPasses:
         """Return an empty cache.
 
         Raises:
-            ValueError: the model was exported for fewer rows, or for shorter ones.
+            ConfigError: the model was exported for fewer rows, or for shorter ones.
         """
-        spec = self._spec
-        if rows > spec.batch_size or room > spec.max_length:
-            raise ValueError(
-                f"{rows} rows of {room} tokens, and the model was exported for {spec.batch_size} of {spec.max_length}"
-            )
-        return StaticCache(spec)
+        self._check(rows, room)
+        return StaticCache(self._spec)
 
     def reorder(self, cache: StaticCache, order: Sequence[int]) -> None:
         """Let row i of a cache go on from what row `order[i]` is now: one step of beam search.
 
         Raises:
-            ValueError: the model was exported for fewer rows.
+            ConfigError: the model was exported for fewer rows.
         """
-        if len(order) > self._spec.batch_size:
-            raise ValueError(f"{len(order)} rows, and the model was exported for {self._spec.batch_size}")
+        self._check(len(order), 0)
         cache.keep(order)
+
+    def _check(self, rows: int, room: int) -> None:
+        spec = self._spec
+        if rows > spec.batch_size or room > spec.max_length:
+            raise ConfigError(
+                f"{rows} rows{f' of {room} tokens' if room else ''}",
+                f"the model was exported for {spec.batch_size} of {spec.max_length}",
+                "export it with a larger --batch_size or --max_length",
+            )
 
     def read(self, cache: StaticCache, ids_bS: Array, mask_bK: Array | None, positions_bS: Array) -> Array:
         """Read tokens that follow those in the cache; returns the logits after the last column, float32 [b, V].
