@@ -154,6 +154,12 @@ def test_weights_that_are_no_numbers(folder, tmp_path):
         model.generate_until(requests(("In the", {"until": []})), disable_tqdm=True)
 
 
+def test_the_device_that_lm_eval_says_by_itself_is_the_one_there_is(folder):
+    from zoo_core.evaluate.harness import ZooLM
+
+    assert ZooLM(str(folder), device="cuda:0").batch_size == 8
+
+
 def test_lm_eval_finds_the_model_by_its_entry_point():
     (found,) = entry_points(group="lm_eval.models", name="zoo")
     from zoo_core.evaluate.harness import ZooLM

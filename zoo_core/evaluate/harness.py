@@ -43,7 +43,7 @@ class ZooLM(LM):  # type: ignore[misc]
         tokenizer: its file or folder; by default the one beside the weights.
         lora_path: folder of an adapter of the model; `peft` is the same.
         prefix_path: folder of a prefix of the model.
-        device: "auto", "cpu", "gpu" or "xpu"; "cuda" and "cuda:0" are "gpu".
+        device: "auto", "cpu", "gpu" or "xpu"; "cuda:0", which lm-eval says where nobody did, is "auto".
         dtype: of the weights; on CPU "float32".
         batch_size: rows of a pass; "auto" is 8.
         max_batch_size: most rows where `batch_size` is "auto".
@@ -73,7 +73,8 @@ class ZooLM(LM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         adapter = lora_path or peft
-        kind = (device or "auto").partition(":")[0].replace("cuda", "gpu")
+        kind = (device or "auto").partition(":")[0]
+        kind = "auto" if kind == "cuda" else kind  # what lm-eval says of itself, on machines without one, too
         self.model = load(pretrained, _path(tokenizer), _path(adapter), _path(prefix_path), kind, dtype)
         self.batch_size = _rows(batch_size, max_batch_size)
         self.max_length = int(max_length or self.model.context)
