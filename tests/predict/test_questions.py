@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -113,3 +115,11 @@ def test_long_prompts_lose_their_beginning_and_leave_room_for_the_answer(folder,
     wide = prompts(folder, tmp_path / "q", *lines, source=1024, answer=1000)
     ids, _ = wide.ids(0)
     assert len(ids) <= 48 and wide.room(len(ids)) >= 48, "an answer has half of all, if it wants as much"
+
+
+def test_what_is_checked_before_a_run_needs_no_paddle():
+    """Paddle reads its environment when it is imported, which is set when the plan is known."""
+    names = ", ".join(f"zoo_core.predict.{name}" for name in ("ready", "answering", "restarts", "report"))
+    code = f"import sys, {names}"
+    done = subprocess.run([sys.executable, "-c", f"{code}; assert 'paddle' not in sys.modules"], timeout=60)
+    assert done.returncode == 0

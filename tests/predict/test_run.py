@@ -220,3 +220,31 @@ def test_refusals(run, words, tmp_path, folder, monkeypatch):
     refused(run, words(out="taken.json"), "exists")
     assert (tmp_path / "taken.json").read_text() == "mine" and not (tmp_path / "out.json").exists()
     refused(run, words("--world", "2"), "--world is for --dry-run")
+
+
+@pytest.mark.parametrize("task", ["lora", pytest.param("prefix", marks=pytest.mark.soak)])
+def test_what_was_trained_answers_as_its_evaluation_did(run, words, tmp_path, folder, task):
+    """The adapter knows its base; named beside it, it gives the same. Draws are those of evaluation by generating."""
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = [{"src": f"In the {word}", "tgt": "God created"} for word in ("beginning", "heaven", "earth and")]
+    for name in ("train.json", "dev.json"):
+        (data / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trained, drawn = tmp_path / "trained", [*DRAWN, "--max_dec_len", "8"]
+    status, _, err = run(
+        ["run", task, "--model", str(folder), "--dataset_name_or_path", str(data), "--output_dir", str(trained)]
+        + "--device cpu --max_steps 2 --learning_rate 0.5 --report_to none --max_length 64".split()
+        + (["--num_prefix_tokens", "3"] if task == "prefix" else [])
+        + ["--do_eval", "--eval_with_do_generation", "--save_generation_output", *drawn]
+    )
+    assert status == 0, err
+    outputs = []
+    for name, more in (
+        ("knows.json", words(*DRAWN, model=trained, data=data / "dev.json", out="knows.json")),
+        ("beside.json", words(*DRAWN, f"--{task}_path", str(trained), data=data / "dev.json", out="beside.json")),
+        ("base.json", words(*DRAWN, data=data / "dev.json", out="base.json")),
+    ):
+        status, out, err = run(more)
+        assert status == 0 and (f"{'adapter' if task == 'lora' else 'prefix':<11}" in out) == (name != "base.json"), err
+        outputs.append((tmp_path / name).read_bytes())
+    assert outputs[0] == outputs[1] == (trained / "generated_output.json").read_bytes() != outputs[2]

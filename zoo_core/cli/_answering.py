@@ -12,7 +12,7 @@ from zoo_core.arguments import Arguments, effect_line
 from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._rehearsal import shapes_table
 from zoo_core.cli._text import count_text
-from zoo_core.engine.launch import is_spawned, report_start, spawn
+from zoo_core.engine.launch import in_worker, is_spawned, report_start, restart_changes
 from zoo_core.engine.quiet import import_paddle, quiet_environment
 from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
 from zoo_core.errors import ConfigError, ZooError
@@ -37,9 +37,11 @@ def answer_file(arguments: Arguments, words: Sequence[str], world: Callable[[str
         ZooError: the model, the questions or what is left of an earlier prediction do not allow it.
     """
     from zoo_core.predict.ready import find_model, make_ready  # read files with numpy
-    from zoo_core.predict.record import part_of, standing
+    from zoo_core.predict.record import State, part_of, standing
+    from zoo_core.predict.restarts import keep_answering
 
     report_start()
+    arguments = arguments.replace(**restart_changes())
     wanted, rehearsal = arguments.generation, arguments.launch.dry_run
     device = device_of(arguments.training.device)
     arguments = arguments.replace(device=device)
@@ -51,8 +53,8 @@ def answer_file(arguments: Arguments, words: Sequence[str], world: Callable[[str
     found, config = model.found, model.config
     arguments = arguments.replace(
         max_seq_length=min(arguments.data.max_seq_length, model.room), per_device_train_batch_size=1,
-        gradient_accumulation_steps=max(arguments.parallel.pp, 1), global_batch_size=None, num_prefix_tokens=model.virtual_tokens or 1,
-        prefix_tuning=model.prefix is not None,
+        gradient_accumulation_steps=max(arguments.parallel.pp, 1), global_batch_size=None,
+        num_prefix_tokens=model.virtual_tokens or 1, prefix_tuning=model.prefix is not None,
     )  # fmt: skip
     plan = compose(from_arguments(arguments, world(device), device), found.architecture, config, found.name)
     _check(plan, model.exported is not None)
@@ -66,7 +68,9 @@ def answer_file(arguments: Arguments, words: Sequence[str], world: Callable[[str
         refused: ZooError | None = error
     else:
         refused, output = None, Path(wanted.output_file).expanduser()
-        state = standing(output, ready.settings, len(ready.prompts), wanted.overwrite_output)
+        state = State(ready.settings, len(ready.prompts))
+        if not in_worker():  # the first worker looks again, when nobody else writes any more
+            state = standing(output, ready.settings, len(ready.prompts), wanted.overwrite_output)
     if speaks:
         count = count_text(found.architecture.parameter_count(config))
         print(f"model      {found.name}, {count} parameters")
@@ -90,8 +94,9 @@ def answer_file(arguments: Arguments, words: Sequence[str], world: Callable[[str
             print(f"{output} has all answers already; --overwrite_output answers anew")
         return 0
     quiet_environment(os.environ)
-    if plan.world > 1 and not is_spawned() and "PADDLE_TRAINER_ID" not in os.environ:
-        return spawn(arguments.launch, plan, words)
+    launched = is_spawned() or "PADDLE_TRAINER_ID" in os.environ
+    if not launched and (plan.world > 1 or arguments.launch.max_restarts):
+        return keep_answering(arguments, plan, ready, words)
     if device == "cpu":
         apply_cpu_environment(plan.local_world, os.environ)
     import_paddle(device)

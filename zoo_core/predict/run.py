@@ -22,6 +22,7 @@ from zoo_core.engine.engine import Engine
 from zoo_core.engine.launch import in_worker, stop_requested
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
+from zoo_core.errors import DataError
 from zoo_core.export.static import Runner, static_passes
 from zoo_core.generate.beam import BeamPasses, beam_search
 from zoo_core.generate.passes import EnginePasses
@@ -65,10 +66,16 @@ def run(arguments: Arguments, plan: Plan, ready: Ready) -> int:
         if mesh.rank == 0:
             anew = arguments.generation.overwrite_output
             held.append(Record(output, ready.settings, len(ready.prompts), anew))
-        return json.dumps(held[0].done) if held else ""
+        return json.dumps([ready.prompts.lines.digest, held[0].done if held else 0])
 
     try:
-        begun = json.loads(shared(mesh, opened)[0])
+        told = [json.loads(text) for text in shared(mesh, opened)]
+        if len({digest for digest, _ in told}) > 1:
+            raise DataError(
+                f"{arguments.generation.data_file} differs between processes", "its contents are not the same",
+                "copy one everywhere",
+            )  # fmt: skip
+        begun = told[0][1]
         return _answer(arguments, mesh, passes, ready, held[0] if held else None, begun)
     finally:
         for record in held:

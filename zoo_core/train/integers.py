@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint.dtypes import Array
 from zoo_core.config import ModelConfig
-from zoo_core.engine.build import Source
 from zoo_core.errors import ConfigError
 from zoo_core.layout import Rule, split
 from zoo_core.quantization import QuantSpec
 from zoo_core.quantized import ROWS
 from zoo_core.quantized.pack import QuantisedWeight, quantise_rtn
 from zoo_core.registry import Found
+
+if TYPE_CHECKING:  # what a run needs from the disk is found without paddle
+    from zoo_core.engine.build import Source
 
 __all__ = ["base_of_run", "rounded_when_read", "stored_config"]
 
