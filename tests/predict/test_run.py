@@ -14,7 +14,7 @@ import pytest
 from zoo_core.cli import main
 from zoo_core.generate import Sampling, load_model
 from zoo_core.predict.answering import WINDOW
-from zoo_core.predict.record import part_of
+from zoo_core.predict.record import Record, part_of
 
 DRAWN = "--top_k 0 --temperature 0.9".split()
 
@@ -122,9 +122,10 @@ def test_beams_and_stop_texts(run, words, tmp_path):
 
 def test_killed_it_goes_on_and_gives_the_same_file(run, words, tmp_path, questions):
     many = tmp_path / "many.jsonl"
-    many.write_text(questions.read_text() * 4, encoding="utf-8")
-    given = words(*DRAWN, "--batch_size", "1", data=many)
-    assert run(words(*DRAWN, "--batch_size", "1", data=many, out="whole.json"))[0] == 0
+    many.write_text(questions.read_text() * 3, encoding="utf-8")
+    more = [*DRAWN, "--batch_size", "1", "--max_dec_len", "5"]
+    given = words(*more, data=many)
+    assert run(words(*more, data=many, out="whole.json"))[0] == 0
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     log = tmp_path / "log.txt"
     with log.open("w") as stream:
@@ -133,7 +134,7 @@ def test_killed_it_goes_on_and_gives_the_same_file(run, words, tmp_path, questio
         )
     state, done = tmp_path / "out.json.state", 0
     try:
-        while not 0 < done < 4 * 20:
+        while not 0 < done < 3 * 20:
             assert process.poll() is None, log.read_text()
             time.sleep(0.002)
             done = json.loads(state.read_text())["done"] if state.exists() else 0
@@ -146,6 +147,21 @@ def test_killed_it_goes_on_and_gives_the_same_file(run, words, tmp_path, questio
     status, out, _ = run(given)
     assert status == 0 and f"going on   after {done} questions" in out and "of them before" in out
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_an_interrupt_says_how_to_go_on(run, words, tmp_path, monkeypatch):
+    begun, told = Record.add, []
+
+    def add(record, lines, done):
+        begun(record, lines, done)
+        told.append(done)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "add", add)
+        status, _, err = run(words("--batch_size", "1", "--max_dec_len", "2"))
+    assert status == 130 and told == [WINDOW] and f"{WINDOW} of 20 questions are answered" in err
+    assert f"going on   after {WINDOW} questions" in run(words("--batch_size", "1", "--max_dec_len", "2"))[1]
 
 
 def test_two_ranks_answer_like_one(run, words, tmp_path):

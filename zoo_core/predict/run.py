@@ -77,6 +77,11 @@ def run(arguments: Arguments, plan: Plan, ready: Ready) -> int:
             )  # fmt: skip
         begun = told[0][1]
         return _answer(arguments, mesh, passes, ready, held[0] if held else None, begun)
+    except KeyboardInterrupt:
+        if held:
+            done, total = held[0].done, len(ready.prompts)
+            print(f"\n{done} of {total} questions are answered; the same command goes on from there", file=sys.stderr)
+        raise
     finally:
         for record in held:
             record.close()
