@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import paddle
 
+from zoo_ops.cpu.rows import view
+from zoo_ops.kernels import cpu_path
+
 if TYPE_CHECKING:
     from paddle import Tensor
 
@@ -62,8 +65,12 @@ class LayerCache:
             raise ValueError(f"a cache for {max_length} tokens has no room for {end}")
         with paddle.no_grad():
             k, v = self._buffers(k_BSMD, v_BSMD)
-            k[:rows, self.length : end] = k_BSMD
-            v[:rows, self.length : end] = v_BSMD
+            if cpu_path(k, v, k_BSMD, v_BSMD):
+                view(k)[:rows, self.length : end] = view(k_BSMD)
+                view(v)[:rows, self.length : end] = view(v_BSMD)
+            else:
+                k[:rows, self.length : end] = k_BSMD
+                v[:rows, self.length : end] = v_BSMD
             self.length = end
             return k[:rows, :end], v[:rows, :end]
 

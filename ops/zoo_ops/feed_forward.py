@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import paddle
 import paddle.nn.functional as F
 
+from zoo_ops.cpu.rows import gated_row
 from zoo_ops.kernels import on_gpu
 
 if TYPE_CHECKING:
@@ -57,8 +58,11 @@ def gated(gate: Tensor, up: Tensor, activation: str = "silu") -> Tensor:
 
 def gated_mlp(x_BSH: Tensor, gate: Layer, up: Layer, down: Layer, activation: str = "silu") -> Tensor:
     """Return `down(activation(gate(x)) * up(x))`; gate and up share one gather of the input."""
-    from zoo_ops.linear import project
+    from zoo_ops.linear import project, whole_projections
 
+    row = whole_projections(x_BSH, gate, up, down) if activation in ("silu", "swish") else None
+    if row is not None:
+        return gated_row(x_BSH, *row)
     gate_BSF, up_BSF = project(x_BSH, gate, up)
     return down(gated(gate_BSF, up_BSF, activation))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,16 +59,27 @@ def say_once(kernel: str, reason: str) -> None:
 
 def on_gpu(x: Tensor) -> bool:
     """Whether a tensor lies on a GPU; one that is only traced lies nowhere."""
-    return x.place is not None and bool(x.place.is_gpu_place())
-
-
-def cpu_path(*tensors: Tensor, least: int = 0) -> bool:
-    """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced.
-
-    `least` is the size of the first tensor from which they pay: when one token is generated, starting them costs more.
-    """
     import paddle
 
-    if not _chosen.fast_cpu or not paddle.in_dynamic_mode() or tensors[0].size < least:
+    return paddle.in_dynamic_mode() and bool(x.place.is_gpu_place())
+
+
+def cpu_path(*tensors: Tensor) -> bool:
+    """Whether the hand-written CPU passes apply: plain float32 CPU tensors, computed now and not traced."""
+    import paddle
+
+    if not _chosen.fast_cpu or not paddle.in_dynamic_mode():
         return False
-    return all(x.place.is_cpu_place() and x.dtype == paddle.float32 and not x.is_dist() for x in tensors)
+    float32, anywhere = paddle.float32, not _has_cpu_alone()
+    for x in tensors:  # a loop, and `is`: this is asked a hundred times a generated token
+        if x.dtype is not float32 or x.is_dist() or (anywhere and not x.place.is_cpu_place()):
+            return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _has_cpu_alone() -> bool:
+    """Whether Paddle sees no other device, so that tensors need not be asked where they are, which takes a while."""
+    import paddle
+
+    return not paddle.device.get_available_device()  # it leaves out the CPU

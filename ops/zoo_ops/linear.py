@@ -9,6 +9,7 @@ Shape legend: B batch, S sequence, H hidden, V vocabulary, I/O in and out featur
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import paddle
@@ -16,20 +17,37 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
+from zoo_ops.cpu.rows import Projection, is_forward_only, linear_row
+from zoo_ops.kernels import cpu_path
 from zoo_ops.loss import cross_entropy
 from zoo_ops.norm import rms_norm
 
 __all__ = [
     "ColumnLinear",
     "LMHead",
+    "Linear",
     "RowLinear",
     "VocabEmbedding",
     "VocabHead",
     "head_loss",
     "inside",
+    "linear",
     "project",
     "read_by_heads",
+    "whole_projections",
 ]
+
+
+def _is_generated_row(x: Tensor, *weights: Tensor) -> bool:
+    """Whether this is the one row of a pass that generates a token on CPU."""
+    return math.prod(x.shape[:-1]) == 1 and cpu_path(x, *weights) and is_forward_only(x, *weights)
+
+
+def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """Return `x` times the weight, and the bias added: [..., I] -> [..., O]."""
+    if _is_generated_row(x, weight_IO, *(() if bias_O is None else (bias_O,))):
+        return linear_row(x, weight_IO, bias_O)
+    return F.linear(x, weight_IO, bias_O)
 
 
 def _logits(x: Tensor, weight_vH: Tensor, normalize: bool) -> Tensor:
@@ -42,6 +60,8 @@ def _logits(x: Tensor, weight_vH: Tensor, normalize: bool) -> Tensor:
         hidden = weight_vH.shape[-1]
         weight_vH = rms_norm(weight_vH, paddle.ones([hidden], dtype=weight_vH.dtype), 1e-24 / hidden)
         x = x * hidden**-0.5
+    if _is_generated_row(x, weight_vH):
+        return linear_row(x, weight_vH, transpose=True)
     return paddle.matmul(x, weight_vH, transpose_y=True)
 
 
@@ -65,6 +85,34 @@ class LMHead(nn.Layer):  # type: ignore[misc]
         return _logits(x_BSH, self.weight, self.normalize)
 
 
+class Linear(nn.Linear):  # type: ignore[misc]
+    """A whole Linear as the engine runs it: weight [I, O], bias [O]."""
+
+    def __init__(self, weight: Any, bias: Any) -> None:
+        nn.Layer.__init__(self)
+        # a tensor over a mesh is no `Parameter`, which is what an attribute would have to be
+        self._parameters["weight"], self._parameters["bias"] = weight, bias
+        self.name = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] -> [..., O]."""
+        return linear(x, self.weight, self.bias)
+
+
+def whole_projections(x: Tensor, *layers: Any) -> list[Projection] | None:
+    """The weights and biases of Linears that are as good as called with the one row of a generated token; else `None`.
+
+    Not where something hangs on their calls: a sharded weight is gathered there.
+    """
+    found: list[Projection] = []
+    for layer in layers:
+        if type(layer) is not Linear or layer._forward_pre_hooks or layer._forward_post_hooks:
+            return None
+        found.append((layer._parameters["weight"], layer._parameters["bias"]))
+    tensors = [t for projection in found for t in projection if t is not None]
+    return found if _is_generated_row(x, *tensors) else None
+
+
 class ColumnLinear(nn.Layer):  # type: ignore[misc]
     """A Linear that holds some of the output features: weight [I, o], bias [o]."""
 
@@ -79,7 +127,7 @@ class ColumnLinear(nn.Layer):  # type: ignore[misc]
             x: [B, S, I], or this rank's part of the sequence.
             entered: `x` is whole and its gradient is summed elsewhere (see `project`).
         """
-        return F.linear(x if entered else parallel.enter(x), self.weight, self.bias)
+        return linear(x if entered else parallel.enter(x), self.weight, self.bias)
 
 
 class RowLinear(nn.Layer):  # type: ignore[misc]
@@ -96,7 +144,7 @@ class RowLinear(nn.Layer):  # type: ignore[misc]
             x_BSi: this rank's input features.
             stays: the ranks' parts are summed elsewhere (see `inside`); then this is one term of the sum.
         """
-        y = F.linear(x_BSi, self.weight)
+        y = linear(x_BSi, self.weight)
         if stays:
             return y
         y = parallel.leave(y)
@@ -146,6 +194,9 @@ def project(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
     Where the layers are column-parallel, the input enters the region once for all of them: one gather on the way in
     and one sum of the gradient on the way back.
     """
+    plain = whole_projections(x, *layers)
+    if plain is not None:
+        return tuple(linear_row(x, weight_IO, bias_O) for weight_IO, bias_O in plain)
     if all(isinstance(layer, ColumnLinear) for layer in layers):
         x = parallel.enter(x)
         return tuple(layer(x, True) for layer in layers)

@@ -18,12 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
 from zoo_ops.dropout import Dropout, dropped
-from zoo_ops.linear import ColumnLinear, RowLinear
+from zoo_ops.linear import ColumnLinear, RowLinear, linear
 
 __all__ = ["LoraColumnLinear", "LoraLinear", "LoraRowLinear", "adapted", "lora_reference"]
 
@@ -83,7 +82,7 @@ class _Adapted(nn.Layer):  # type: ignore[misc]
 
     def _base(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The product without the adapter."""
-        return F.linear(x, self._parameters["weight"], bias)
+        return linear(x, self._parameters["weight"], bias)
 
     def _base_weight(self) -> Tensor:
         return self._parameters["weight"]

@@ -5,6 +5,7 @@ Shape legend: H hidden.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import paddle
@@ -12,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from zoo_ops.cpu.elementwise import rms_norm_cpu
+from zoo_ops.cpu.rows import MOST, is_forward_only, rms_norm_rows
 from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 
 if TYPE_CHECKING:
@@ -33,8 +35,11 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         if on_gpu(x):
             return F.rms_norm(x, weight_H.shape, weight_H, eps)
         say_once("use_fused_rms_norm", "this device has no kernel for it")
-    if cpu_path(x, weight_H, least=1 << 14):
-        return rms_norm_cpu(x, weight_H, eps)
+    if cpu_path(x, weight_H):
+        if math.prod(x.shape) >= MOST:
+            return rms_norm_cpu(x, weight_H, eps)
+        if is_forward_only(x, weight_H):
+            return rms_norm_rows(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
 
 

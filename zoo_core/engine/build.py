@@ -26,7 +26,7 @@ from zoo_core.quantization import QuantSpec
 from zoo_ops import Dropout, attach_prefix
 from zoo_ops.fake_quant import faked
 from zoo_ops.init import initial, initial_slice
-from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
+from zoo_ops.linear import ColumnLinear, Linear, LMHead, RowLinear, VocabEmbedding, VocabHead
 from zoo_ops.lora import adapted
 
 __all__ = ["Held", "Source", "Stage", "build_layer", "from_both", "from_seed", "initial_values"]
@@ -159,6 +159,8 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
             continue
         made = {own: _materialise(rule, stage) for own, rule in rules.items()}
         swapped = _swap(module, rules, made, stage)
+        if swapped is None and type(module) is nn.Linear:
+            swapped = Linear(made["weight"], made.get("bias"))
         if swapped is None:
             for own, tensor in made.items():
                 if own in module._parameters:

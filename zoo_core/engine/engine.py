@@ -28,6 +28,7 @@ from zoo_core.quantization import QuantSpec
 from zoo_core.quantized import quantised_layers
 from zoo_core.registry import Architecture
 from zoo_ops import Batch, Cache, Router, after_prefix, cross_entropy, parallel, set_loss_weight
+from zoo_ops.cpu.threads import one_blas_thread
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
@@ -363,7 +364,7 @@ class Engine:
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length if cache is not None else 0)
-        with paddle.no_grad():
+        with paddle.no_grad(), one_blas_thread():
             if self.pipeline is None:
                 return self.layers.through(None, batch, cache)
             self.pipeline._p2p_helper.clear_meta_cache()
@@ -386,7 +387,8 @@ class Engine:
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length)
-        with paddle.no_grad(), paddle.amp.auto_cast(**self._amp), parallel.whole_sequences():
+        amp = paddle.amp.auto_cast(**self._amp)
+        with paddle.no_grad(), amp, parallel.whole_sequences(), one_blas_thread():
             logits_B1v = self._through_stages(batch, cache)
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
         return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]

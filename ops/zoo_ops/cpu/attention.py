@@ -19,6 +19,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from zoo_ops.cpu.rows import attention_row
 from zoo_ops.cpu.threads import array, each, empty, threads, wanted
 from zoo_ops.masks import visible
 
@@ -204,26 +205,6 @@ def _added_mask(
     return np.where(sees, np.float32(0), np.float32(_HIDDEN)), blind if blind.any() else None
 
 
-def _one_token(plan: _Plan) -> Tensor:
-    """`_forward` for a single query a sample: too little work for parts, blocks and threads."""
-    B, _, N, D = plan.q.shape
-    M = plan.k.shape[2]
-    out, view = empty([B, 1, N, plan.v.shape[-1]], str(plan.q.dtype))
-    q_BMGD = (plan.q[:, 0] * plan.q.dtype.type(plan.scale)).reshape(B, M, N // M, D)
-    scores_BMGK = np.matmul(q_BMGD, plan.k.transpose(0, 2, 3, 1))
-    if plan.bias is not None:
-        scores_BMGK += np.broadcast_to(plan.bias[:, :, 0], (B, N, scores_BMGK.shape[-1])).reshape(scores_BMGK.shape)
-    if plan.mask is not None:
-        scores_BMGK += plan.mask
-    scores_BMGK -= scores_BMGK.max(axis=-1, keepdims=True)
-    weights_BMGK = np.exp(scores_BMGK, out=scores_BMGK)
-    weights_BMGK /= weights_BMGK.sum(axis=-1, keepdims=True)
-    if plan.blind is not None:
-        weights_BMGK[np.broadcast_to(plan.blind[:, 0], (B,))] = 0
-    np.copyto(view.reshape(B, M, N // M, -1), np.matmul(weights_BMGK, plan.v.transpose(0, 2, 1, 3)))
-    return out
-
-
 def attention_cpu(
     q_BSND: Tensor,
     k_BKMD: Tensor,
@@ -246,17 +227,21 @@ def attention_cpu(
     )
     training = paddle.is_grad_enabled() and not (q_BSND.stop_gradient and k_BKMD.stop_gradient and v_BKMD.stop_gradient)
     bias_4d = None if bias is None else array(bias).reshape((1,) * (4 - bias.ndim) + tuple(bias.shape))
+    if bias_4d is not None:
+        bias_4d = np.broadcast_to(bias_4d, (*bias_4d.shape[:2], S, K))
+    factor = 1.0 / math.sqrt(D) if scale is None else scale
+    if S == 1 and not training:
+        return attention_row(q_BSND, k_BKMD, v_BKMD, factor, mask, blind, bias_4d)
     options: dict[str, Any] = {
         "past": virtual + past,
-        "scale": 1.0 / math.sqrt(D) if scale is None else scale,
+        "scale": factor,
         # with a prefix a block of rows may see keys after it, so the whole mask decides
         "causal": causal and prefix_BK is None,
         "mask": mask,
         "blind": blind,
-        "bias": None if bias_4d is None else np.broadcast_to(bias_4d, (*bias_4d.shape[:2], S, K)),
+        "bias": bias_4d,
         "keep": training and B * N * S * K * 4 <= KEEP_BYTES,
     }
     if training:
         return _Attention.apply(q_BSND, k_BKMD, v_BKMD, options)
-    plan = _Plan(array(q_BSND), array(k_BKMD), array(v_BKMD), **options)
-    return _one_token(plan) if S == 1 else _forward(plan)
+    return _forward(_Plan(array(q_BSND), array(k_BKMD), array(v_BKMD), **options))

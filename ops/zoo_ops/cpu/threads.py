@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import paddle
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["array", "each", "empty", "runs", "set_threads", "threads", "wanted"]
+__all__ = ["array", "each", "empty", "one_blas_thread", "runs", "set_threads", "threads", "wanted"]
 
 T = TypeVar("T")
 _threads: int | None = None
@@ -55,6 +57,30 @@ def _mkl() -> ctypes.CDLL | None:
     except (OSError, AttributeError):
         return None
     return library
+
+
+@lru_cache(maxsize=1)
+def _openblas() -> list[Any]:
+    return list(ThreadpoolController().select(internal_api="openblas").lib_controllers)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let numpy's matrix products run in the threads that call them.
+
+    Those of its library wait for each other by spinning, also against paddle's. Where other processes want the cores,
+    products of one row were then thirty times as slow as in one thread.
+    """
+    before = [(library, library.num_threads) for library in _openblas()]
+    for library, number in before:
+        if number != 1:
+            library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        for library, number in before:
+            if number != 1:
+                library.set_num_threads(number)
 
 
 @lru_cache(maxsize=1)

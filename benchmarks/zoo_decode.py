@@ -1,0 +1,79 @@
+"""zoo's side of `decode_speed.py`; the protocol is that of `torch_decode.py`, whose weights it reads from FOLDER."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from zoo_core.engine.quiet import import_paddle
+from zoo_core.environment import apply_cpu_environment
+
+apply_cpu_environment(1, os.environ)
+import_paddle("cpu")
+
+import numpy as np  # noqa: E402  the environment acts only before paddle is imported
+
+from zoo_core.checkpoint import Reader  # noqa: E402
+from zoo_core.engine.engine import Engine  # noqa: E402
+from zoo_core.engine.mesh import make_mesh  # noqa: E402
+from zoo_core.engine.state import from_checkpoint  # noqa: E402
+from zoo_core.generate.choice import Sampling  # noqa: E402
+from zoo_core.generate.passes import EnginePasses  # noqa: E402
+from zoo_core.generate.pool import Pool  # noqa: E402
+from zoo_core.generate.rules import Row, Rules  # noqa: E402
+from zoo_core.plan import Request, compose  # noqa: E402
+from zoo_core.registry import find  # noqa: E402
+
+PROMPT, NEW, SEED = 32, 64, 42
+
+
+def main() -> None:
+    """Load, obey."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder")
+    options = parser.parse_args()
+    found = find(options.folder)
+    config = found.config
+    mesh = make_mesh(compose(Request(task="logits", device="cpu"), found.architecture, config, options.folder))
+    with Reader(Path(options.folder), found.architecture.table(config)) as reader:
+        engine = Engine(mesh, found.architecture, config, from_checkpoint(reader, mesh))
+    passes = EnginePasses(engine)
+
+    def prompts(rows: int, length: int) -> np.ndarray:
+        return np.random.default_rng(SEED).integers(3, config.vocab_size, (rows, length), dtype=np.int64)
+
+    def decode(rows: int) -> dict[str, object]:
+        ids = prompts(rows, PROMPT).tolist()
+        start = time.perf_counter()
+        pool = Pool(passes, rows, PROMPT + NEW)
+        tickets = [pool.add(Row(row, NEW), Rules(Sampling(temperature=0.0))) for row in ids]
+        answers: dict[int, list[int]] = {ticket: [] for ticket in tickets}
+        while steps := pool.step():
+            for ticket, step in steps.items():
+                answers[ticket].append(step.token)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "tokens": rows * NEW, "ids": [answers[ticket] for ticket in tickets]}
+
+    def prefill(length: int) -> dict[str, object]:
+        ids = prompts(1, length)
+        start = time.perf_counter()
+        logits = passes.read(passes.cache(1, length), ids, None, np.arange(length, dtype=np.int64)[None])
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "tokens": length, "ids": [[int(logits[0].argmax())]]}
+
+    tensors = {name: held.tensor for name, held in engine.held.items()}
+    # of the embedding a token reads one row, of everything else all
+    read = sum(t.size * 4 for name, t in tensors.items() if "embed_tokens" not in name)
+    parameters = sum(t.size for t in tensors.values())
+    print(json.dumps({"ready": True, "parameters": parameters, "bytes_a_token": read}), flush=True)
+    for line in sys.stdin:
+        what, number = line.split()
+        print(json.dumps({"decode": decode, "prefill": prefill}[what](int(number))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

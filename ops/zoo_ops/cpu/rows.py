@@ -1,0 +1,186 @@
+"""The few rows of one generated token on CPU: forward only, one numpy call where paddle starts several operations.
+
+There is so little to compute that what counts is the cost of starting it and, for a projection, how quickly its weight
+is read: large ones by every core. Run it within `one_blas_thread`.
+
+Shape legend: T rows (all dims but the last), H last dim, B batch, S sequence, K keys, N heads, M kv heads, G = N / M, D
+head width, W that of values, F width of a feed-forward block, I/O in and out features.
+"""
+
+from __future__ import annotations
+
+import math
+from ctypes import c_float
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import paddle
+
+from zoo_ops.cpu.threads import each, runs
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+__all__ = [
+    "MOST",
+    "Projection",
+    "attention_row",
+    "fresh",
+    "gated_row",
+    "is_forward_only",
+    "linear_row",
+    "rms_norm_rows",
+    "rope_rows",
+    "view",
+]
+
+Projection: TypeAlias = "tuple[Tensor, Tensor | None]"
+"""A weight [I, O] and a bias [O]."""
+
+MOST = 1 << 14
+"""Values of an activation from which the passes of `zoo_ops.cpu.elementwise`, with threads and blocks, are quicker."""
+
+_WIDE = 1 << 20
+"""Values of a weight from which it is read by several threads: they start in the time that one takes for a third."""
+
+_FLOAT32, _CPU = np.dtype(np.float32), paddle.CPUPlace()
+
+
+@lru_cache(maxsize=4096)
+def _at(address: int, *shape: int) -> np.ndarray:
+    """What lies at an address. It depends on nothing else, so it may outlive the tensor that was there."""
+    values: Any = (c_float * math.prod(shape)).from_address(address)
+    return np.ndarray(shape, _FLOAT32, values)
+
+
+def view(x: Tensor) -> np.ndarray:
+    """Return a numpy view of a float32 CPU tensor, in a quarter of the time that `array` takes.
+
+    The view does not keep the tensor alive: it is for the length of one function that holds the tensor.
+    """
+    if x.is_contiguous():
+        return _at(x.data_ptr(), *x.shape)
+    shape = x.shape
+    if 0 in shape:
+        return np.empty(shape, _FLOAT32)
+    steps = x.strides
+    span = 1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
+    values: Any = (c_float * span).from_address(x.data_ptr())
+    return np.ndarray(shape, _FLOAT32, values, 0, tuple(4 * step for step in steps))
+
+
+def fresh(shape: list[int]) -> tuple[Tensor, np.ndarray]:
+    """Return a new float32 CPU tensor and a view of it; `zoo_ops.cpu.threads.empty` with half of its cost."""
+    x = paddle._C_ops.empty(shape, paddle.float32, _CPU)
+    return x, _at(x.data_ptr(), *shape)
+
+
+def is_forward_only(*tensors: Tensor) -> bool:
+    """Whether no gradient will be asked for."""
+    return not paddle.is_grad_enabled() or all(x.stop_gradient for x in tensors)
+
+
+def _product(x_I: np.ndarray, weight_IO: np.ndarray, bias_O: Tensor | None, out_O: np.ndarray) -> np.ndarray:
+    if weight_IO.size < _WIDE:
+        np.matmul(x_I, weight_IO, out=out_O)
+    else:
+        parts = runs(len(out_O))
+
+        def do(number: int) -> None:
+            np.matmul(x_I, weight_IO[:, parts[number]], out=out_O[parts[number]])
+
+        each(len(parts), do)
+    if bias_O is not None:
+        out_O += view(bias_O)
+    return out_O
+
+
+def linear_row(x: Tensor, weight: Tensor, bias_O: Tensor | None = None, transpose: bool = False) -> Tensor:
+    """Apply a projection to the only row of `x` [..., I].
+
+    Args:
+        weight: [I, O], or with `transpose` [O, I].
+    """
+    weight_IO = view(weight).T if transpose else view(weight)
+    out, y = fresh([*x.shape[:-1], weight_IO.shape[1]])
+    _product(view(x).reshape(-1), weight_IO, bias_O, y.reshape(-1))
+    return out
+
+
+def gated_row(x: Tensor, gate: Projection, up: Projection, down: Projection) -> Tensor:
+    """`gated_mlp` with silu of the only row of `x` [..., H]; a projection is its weight [I, O] and its bias."""
+    x_H = view(x).reshape(-1)
+    gate_F, up_F = (_product(x_H, view(w), b, np.empty(w.shape[1], _FLOAT32)) for w, b in (gate, up))
+    # silu(g) = g / (1 + exp(-g)); from 80 on, 1 more or less is nothing, and exp would overflow
+    below_F = np.minimum(-gate_F, np.float32(80))
+    np.exp(below_F, out=below_F)
+    below_F += np.float32(1)
+    gate_F /= below_F
+    gate_F *= up_F
+    out, y = fresh([*x.shape[:-1], down[0].shape[1]])
+    _product(gate_F, view(down[0]), down[1], y.reshape(-1))
+    return out
+
+
+def attention_row(
+    q_B1ND: Tensor,
+    k_BKMD: Tensor,
+    v_BKMD: Tensor,
+    scale: float,
+    mask_B11K: np.ndarray | None,
+    blind_B1: np.ndarray | None,
+    bias: np.ndarray | None,
+) -> Tensor:
+    """Attention of one query a sample.
+
+    Args:
+        mask_B11K: added to the scores; its first dim may be 1.
+        blind_B1: samples whose query sees nothing and gives zeros; likewise.
+        bias: added to the scores, [B or 1, N or 1, 1, K].
+    """
+    q, k, v = view(q_B1ND), view(k_BKMD), view(v_BKMD)
+    B, _, N, D = q.shape
+    K, M, W = v.shape[1:]
+    out, y = fresh([B, 1, N, W])
+    scores_BMGK = np.matmul((q * np.float32(scale)).reshape(B, M, N // M, D), k.transpose(0, 2, 3, 1))
+    if bias is not None:
+        scores_BMGK += np.broadcast_to(bias[:, :, 0], (B, N, K)).reshape(scores_BMGK.shape)
+    if mask_B11K is not None:
+        scores_BMGK += mask_B11K
+    scores_BMGK -= np.maximum.reduce(scores_BMGK, axis=-1, keepdims=True)
+    np.exp(scores_BMGK, out=scores_BMGK)
+    scores_BMGK /= np.add.reduce(scores_BMGK, axis=-1, keepdims=True)
+    if blind_B1 is not None:
+        scores_BMGK[np.broadcast_to(blind_B1[:, 0], (B,))] = 0
+    np.matmul(scores_BMGK, v.transpose(0, 2, 1, 3), out=y.reshape(B, M, N // M, W))
+    return out
+
+
+def rms_norm_rows(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    """`rms_norm` of a few rows."""
+    out, y = fresh(x.shape)
+    values = view(x)
+    scale = np.einsum("...h,...h->...", values, values)[..., None]
+    scale *= np.float32(1.0 / values.shape[-1])
+    scale += np.float32(eps)
+    np.sqrt(scale, out=scale)
+    np.divide(values, scale, out=y)
+    y *= view(weight_H)
+    return out
+
+
+def rope_rows(x_BSND: Tensor, cos: Tensor, sin: Tensor, width: int, interleaved: bool) -> Tensor:
+    """`apply_rope` of a few rows."""
+    out, y = fresh(x_BSND.shape)
+    x, half = view(x_BSND), width // 2
+    c, s = view(cos)[:, :, None, :half], view(sin)[:, :, None, :half]
+    first, second = (slice(0, width, 2), slice(1, width, 2)) if interleaved else (slice(half), slice(half, width))
+    x1, x2, y1, y2 = x[..., first], x[..., second], y[..., first], y[..., second]
+    np.multiply(x1, c, out=y1)
+    np.multiply(x2, c, out=y2)
+    y1 -= x2 * s
+    y2 += x1 * s
+    if width < x.shape[-1]:
+        y[..., width:] = x[..., width:]
+    return out
