@@ -34,6 +34,7 @@ def served(small, adapter):
     )  # fmt: skip
     yield server
     server.close()
+    assert server.process.returncode == 0, server.errors
 
 
 @pytest.fixture(scope="session")

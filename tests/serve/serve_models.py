@@ -57,10 +57,11 @@ def make_adapter(folder, model):
 
 
 class Serving:
-    """A `zoo serve` in a process of its own, on a free port."""
+    """A server in a process of its own, on a free port: `zoo serve` with `words`, or another `command`."""
 
-    def __init__(self, *words):
-        command = [sys.executable, "-m", "zoo_core", "serve", *map(str, words), "--port", "0", "--web_port", "0"]
+    def __init__(self, *words, command=()):
+        ports = ["--port", "0", "--web_port", "0"]
+        command = command or [sys.executable, "-m", "zoo_core", "serve", *map(str, words), *ports]
         environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         environ.pop("ZOO_API_KEY", None)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
