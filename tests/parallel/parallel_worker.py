@@ -3,8 +3,8 @@
     parallel_worker.py TASKS.json OUT
 
 A task is `{"id", "model", "layout", "recompute", "runs": {NAME: arguments of `Task._train`}}`, and perhaps `"lora"`,
-the adapters that are trained, or `"prefix"`. What it found goes to `OUT/ID/result.json`, and to `OUT/ID/NAME` the
-checkpoints and logits that were asked for.
+the adapters that are trained, or `"prefix"`, or `"qat"`, how weights and inputs are rounded. What it found goes to
+`OUT/ID/result.json`, and to `OUT/ID/NAME` the checkpoints and logits that were asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.engine.parts import Parts
+from zoo_core.engine.qat import QatSpec
 from zoo_core.engine.state import from_checkpoint, load_states, save
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter, with_adapters, with_prefix
 from zoo_core.plan import Plan, Request, compose
@@ -71,6 +72,7 @@ class Task:
         self.mesh = mesh_of(task["layout"], plan)
         self.lora = LoraSpec.from_dict(task["lora"]) if "lora" in task else None
         self.prefix = PrefixSpec.from_dict(task["prefix"]) if "prefix" in task else None
+        self.qat = QatSpec(**task["qat"]) if "qat" in task else None
 
     def engine(self, epsilon: float | None, folder: Path | None = None, **more: Any) -> Engine:
         """Build from the seed, or from a checkpoint with its optimizer states."""
@@ -78,7 +80,7 @@ class Task:
         if epsilon is not None:
             plus = self.lora.plus if self.lora is not None else 1.0
             settings = OptimizerSettings(epsilon=epsilon, weight_decay=0.1, max_grad_norm=cases.CLIP, lora_plus=plus)
-        mesh, more = self.mesh, {**more, "lora": self.lora, "prefix": self.prefix}
+        mesh, more = self.mesh, {**more, "lora": self.lora, "prefix": self.prefix, "qat": self.qat}
         source = from_seed(SEED, self.config, mesh.plan.tensor, mesh.place.tensor)
         if folder is None:
             return Engine(mesh, self.architecture, self.config, source, settings=settings, **more)

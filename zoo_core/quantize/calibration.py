@@ -43,7 +43,8 @@ class Texts:
 
 
 def _is_corpus(path: Path) -> bool:
-    return path.suffix in (".bin", ".idx", ".npy", ".npz") or not path.exists()
+    """Whether a path is a corpus's prefix or one of its files, and no text."""
+    return path.suffix in (".bin", ".idx", ".npy", ".npz") or not (path.exists() or path.suffix)
 
 
 def _tokens(path: Path, tokenizer: TokenizerSource, most: int, json_key: str) -> npt.NDArray[Any]:

@@ -98,7 +98,7 @@ def compress(job: Job, texts: Texts, recipe: Recipe, progress: Callable[[str], N
             arrays.add(name, weight)
         report = report_of(job, work)
         files = {**job.files, REPORT: report.to_json().encode(), TABLE: report.table().encode()}
-        write_quantised(job.folder, reader, found.architecture, found.config, recipe.spec, arrays, files, work.changed)
+        write_quantised(job.folder, reader, found.architecture, found.config, work.spec, arrays, files, work.changed)
     return report
 
 
@@ -115,7 +115,7 @@ def refuse_quantised(found: Found, source: Path) -> None:
 
 def report_of(job: Job, work: Compression) -> Report:
     """What became of the model."""
-    spec, recipe = work.recipe.spec, work.recipe
+    spec, recipe = work.spec, work.recipe
     settings = {**asdict(spec), "alpha": recipe.alpha, "samples": len(work.texts.calibration)}
     if spec.method == "gptq":
         settings |= {"percdamp": recipe.percdamp, "true_sequential": recipe.true_sequential}

@@ -10,6 +10,7 @@ from zoo_core.checkpoint import read_state
 from zoo_core.engine.qat import QatSpec
 from zoo_core.errors import ConfigError
 from zoo_core.quantization import QuantSpec
+from zoo_core.quantize.recipe import of_blocks
 from zoo_core.quantized import quantised_layers
 from zoo_core.registry import registry
 
@@ -56,6 +57,7 @@ def trained_rounding(folder: Path) -> Trained:
     if not integers:  # activations of other widths run as they are
         return Trained(QuantSpec("weight_only", bits), {}, trained.per_channel)
     found = registry().find(str(folder))
-    layers = quantised_layers(found.architecture.table(found.config), QuantSpec())
+    elements, table = found.architecture.pipe_layers(found.config), found.architecture.table(found.config)
+    layers = quantised_layers(table, of_blocks(QuantSpec(), table, elements))
     idle = tuple(name for name in layers if not spans.get(name))
     return Trained(QuantSpec("w8a8", activations="static", skip=idle), spans, trained.per_channel)

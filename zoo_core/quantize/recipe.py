@@ -12,8 +12,8 @@ Shape legend: I/O in and out features, R rows, M/N samples, S tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from paddle import nn
 from zoo_core.checkpoint import Reader
 from zoo_core.config import ModelConfig
 from zoo_core.errors import ConfigError, DataError
+from zoo_core.layout import Rule
 from zoo_core.pipeline import PipeLayer
 from zoo_core.quantization import QuantSpec
 from zoo_core.quantize.calibration import Texts
@@ -37,7 +38,7 @@ from zoo_core.quantized.pack import QuantisedWeight, quantise_rtn
 from zoo_core.registry import Architecture
 from zoo_ops import LayerNorm, RMSNorm
 
-__all__ = ["Compression", "Recipe"]
+__all__ = ["Compression", "Recipe", "of_blocks"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -73,6 +74,22 @@ class Recipe:
     per_channel: bool = True
 
 
+def of_blocks(spec: QuantSpec, table: Mapping[str, Rule], elements: Sequence[PipeLayer]) -> QuantSpec:
+    """The spec without layers that are in no block, which no pass reaches: those of multi-token prediction.
+
+    Raises:
+        ConfigError: the spec means no layer, or a pattern of it does not.
+    """
+    blocks = [f"{element.prefix}." for element in elements if element.is_block]
+    outside = [name for name in quantised_layers(table, spec) if not name.startswith(tuple(blocks))]
+    holders = [f"{element.prefix}." for element in elements if not element.is_block and element.prefix]
+    skip = dict.fromkeys(
+        re.escape(max((holder for holder in holders if name.startswith(holder)), key=len, default=name)) + ".*"
+        for name in outside
+    )
+    return replace(spec, skip=(*spec.skip, *skip)) if skip else spec
+
+
 @dataclass
 class Compression:
     """A model on its way through a recipe. Use it once: iterate over `layers`, then read the rest.
@@ -86,6 +103,7 @@ class Compression:
 
     Attributes:
         reports: of each quantised layer.
+        spec: the recipe's, without layers that are in no block.
         changed: parameters of norms that took smoothing in, float32, by single-card name.
         ppl_before, ppl_after: perplexity of the held-out text; known at the end.
     """
@@ -101,6 +119,10 @@ class Compression:
     ppl_before: float = 0.0
     ppl_after: float = 0.0
 
+    def __post_init__(self) -> None:
+        table, elements = self.architecture.table(self.config), self.architecture.pipe_layers(self.config)
+        self.spec = of_blocks(self.recipe.spec, table, elements)
+
     def layers(self) -> Iterator[tuple[str, QuantisedWeight]]:
         """Yield the quantised weights, by the single-card names of their layers.
 
@@ -109,7 +131,7 @@ class Compression:
             DataError: the model cannot run the text.
         """
         walk, rows = Walk(self.architecture, self.config, self.reader), self.recipe.rows
-        chosen = quantised_layers(walk.table, self.recipe.spec)
+        chosen = quantised_layers(walk.table, self.spec)
         calibration, before, after = (
             Flow(ids, rows) for ids in (self.texts.calibration, self.texts.held, self.texts.held)
         )
@@ -143,7 +165,7 @@ class _Block:
         self, element: PipeLayer, layer: nn.Layer, flow: Flow, job: Compression, chosen: Mapping[str, Any]
     ) -> None:
         self.element, self.layer, self.flow, self.job = element, layer, flow, job
-        self.spec, self.recipe = job.recipe.spec, job.recipe
+        self.spec, self.recipe = job.spec, job.recipe
         named = dict(layer.named_sublayers())
         wanted = {path: module for path, module in named.items() if element.single(path) in chosen}
         self.linears = {path: module for path, module in wanted.items() if isinstance(module, nn.Linear)}
