@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "sample": Entry("zoo_core.cli.sample", "continue a text with a trained model"),
     "serve": Entry("zoo_core.cli.serve", "serve a model over HTTP as OpenAI's API has it, with a page to chat on"),
     "eval": Entry("zoo_core.cli.eval", "measure perplexity, multiple choice, or lm-evaluation-harness's tasks"),
+    "compress": Entry("zoo_core.cli.compress", "quantise a model after training or as trained, with a report"),
     "chat": Entry("zoo_core.cli.chat", "talk with a trained model at the terminal"),
     "checkpoint": Entry("zoo_core.cli.checkpoint", "list, verify and show the checkpoints of runs"),
     "data": Entry("zoo_core.cli.data", "build, show and verify corpora"),
