@@ -16,10 +16,10 @@ from parallel_jobs import Results
 from zoo_core.registry import registry
 
 WORKER = Path(__file__).with_name("decoding_worker.py")
-QUICK = {"tp2": ("llama", "gpt3", "chatglm", "deepseek_v3"), "pp2": ("llama", "qwen", "bloom", "chatglm")}
+QUICK = {"tp2": ("llama", "chatglm", "deepseek_v3"), "pp2": ("llama", "bloom", "chatglm")}
 SOAK = {
-    "tp2": ("qwen", "bloom", "chatglm2", "glm", "opt", "baichuan"),
-    "pp2": ("gpt3", "deepseek_v3", "opt"),
+    "tp2": ("gpt3", "qwen", "bloom", "chatglm2", "glm", "opt", "baichuan"),
+    "pp2": ("qwen", "gpt3", "deepseek_v3", "opt"),
     "tp2xpp2": ("llama", "qwen", "gpt3", "bloom", "chatglm", "deepseek_v3"),
     "tp4": ("llama",),
 }
