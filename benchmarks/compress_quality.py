@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo_core.checkpoint import latest_checkpoint
+from zoo_core.cli._weights import tokenizer_files
 from zoo_core.data import open_corpus
 from zoo_core.data.splits import split_bounds
 from zoo_core.generate import load_model
@@ -87,7 +88,7 @@ def main() -> int:
     for name, recipe in RECIPES.items():
         with tempfile.TemporaryDirectory() as place:
             begin = time.perf_counter()
-            report = compress(Job(found, source, Path(place) / "model", {}), texts, recipe)
+            report = compress(Job(found, source, Path(place) / "model", tokenizer_files(source)), texts, recipe)
             seconds = time.perf_counter() - begin
             again = perplexity(Path(place) / "model", texts.held)
         changes[name] = again / plain - 1

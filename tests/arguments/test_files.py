@@ -138,7 +138,8 @@ def test_quantised_recipe_and_other_fleetx_habits(load):
     assert (training.lr_scheduler_type, training.warmup_ratio, training.learning_rate) == ("linear", 0.1, 3e-5)
     assert training.adam_epsilon == 1e-6 and training.gradient_accumulation_steps == 8
     assert arguments.parallel.tp == 8 and arguments.finetune.do_qat is True
-    assert "Compress.Quantization.enable (compression)" in arguments.warnings[0]
+    assert arguments.finetune.weight_quantize_type == "abs_max" and arguments.finetune.weight_bits == 8
+    assert "Quantization" not in arguments.warnings[0]
     assert "Profiler.enable" in arguments.warnings[0]
 
 
