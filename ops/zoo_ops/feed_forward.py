@@ -5,6 +5,7 @@ Shape legend: B batch, S sequence, H hidden, F width of the block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,26 @@ if TYPE_CHECKING:
 
 __all__ = ["activate", "fused_gated_mlp", "gated", "gated_mlp", "gated_reference", "mlp"]
 
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    """The tanh form of GELU (Hendrycks and Gimpel 2016).
+
+    A traced one is spelt out: paddle2onnx 2.1 writes the other form for Paddle's operation.
+    """
+    if paddle.in_dynamic_mode():
+        return F.gelu(x, approximate=True)
+    return 0.5 * x * (1.0 + paddle.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
 # swish and silu are one function, but the gradient of paddle's `F.silu` on CPU is NaN below -88.
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.swish,
     "swish": F.swish,
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate=True),
-    "gelu_new": lambda x: F.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate=True),
+    "gelu_tanh": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
 }
 
 

@@ -124,6 +124,19 @@ def test_a_model_that_cannot_be_traced_says_so(folder, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
+def test_onnx_without_its_packages(folder, tmp_path, capsys, monkeypatch):
+    from zoo_core.export import onnx_files
+
+    monkeypatch.setattr(onnx_files, "find_spec", lambda name: None)
+    error = refused(capsys, "export", folder, tmp_path / "there", "--onnx")
+    assert "paddle2onnx and onnxruntime missing" in error and "zoo-core[onnx]" in error
+    monkeypatch.undo()
+    monkeypatch.setattr(onnx_files, "_MOST", 1000)
+    monkeypatch.setattr(onnx_files, "find_spec", lambda name: name)
+    assert "at most 2 GB" in refused(capsys, "export", folder, tmp_path / "there", "--onnx", "--max_length", "16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_leaves_nothing(folder, tmp_path, capsys, monkeypatch):
     from zoo_core.export import write
 

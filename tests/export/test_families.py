@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zoo_core import ZooError
 from zoo_core.export.passes import StaticPasses
 from zoo_core.export.programs import JitPrograms, PredictorPrograms
 from zoo_core.export.write import export_programs
@@ -90,6 +91,35 @@ def test_a_prefix_is_part_of_the_programs(family, engine_of, tmp_path):
     plain, prefixed = engine_of(family), engine_of(family, prefix=PrefixSpec(tokens=5))
     same(prefixed, tmp_path, family, room=24, length=16, new=8)
     _differ(plain, prefixed, family)
+
+
+@pytest.mark.parametrize("family", ("opt",))
+def test_onnx_files_are_the_model(family, engine_of, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    _as_onnx(engine_of(family), tmp_path, family)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("family", ("llama", "qwen", "gpt3", "bloom", "baichuan", "chatglm", "deepseek_v3"))
+def test_onnx_files_of_any_family_are_the_model(family, engine_of, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    _as_onnx(engine_of(family), tmp_path, family)
+
+
+@pytest.mark.soak
+def test_what_paddle2onnx_does_not_take_is_refused(engine_of, tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ZooError, match="paddle2onnx does not take this model"):  # it does not know `cummax`
+        _as_onnx(engine_of("glm"), tmp_path, "glm")
+
+
+def _as_onnx(engine, folder, family):
+    spec = export_programs(engine, folder, 2, 24, 24, prompts(family, 16), onnx=True)
+    assert spec.equality["onnxruntime"]["tokens"] == spec.equality["paddle.jit.load"]["tokens"] > 8
+    assert {path.name for path in folder.glob("*.onnx")} == {"model.prefill_23.onnx", "model.decode_23.onnx"}
 
 
 @pytest.mark.soak

@@ -21,7 +21,7 @@ __all__ = ["command"]
 @click.option("--batch_size", "--batch-size", type=click.IntRange(1), default=1, show_default=True,
               help="Rows that are decoded together; fewer are filled up.")  # fmt: skip
 @click.option("--max_length", "--max-length", type=click.IntRange(2),
-              help="Most tokens of a text, prompt and answer; by default the model's context, and at most 2048.")  # fmt: skip
+              help="Most tokens of a text, prompt and answer; by default the context, and at most 2048.")  # fmt: skip
 @click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
               help="Adapter of the model in PATH, to be part of the programs.")  # fmt: skip
 @click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
@@ -31,6 +31,7 @@ __all__ = ["command"]
               help="Where the programs are compared with the model.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
               help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+@click.option("--onnx", is_flag=True, help="Write each program as ONNX, too, each with a copy of the weights.")
 @click.option("--tensor_parallel_degree", "--tp", type=click.IntRange(1), default=1, hidden=True)
 @click.option("--pipeline_parallel_degree", "--pp", type=click.IntRange(1), default=1, hidden=True)
 def command(
@@ -43,6 +44,7 @@ def command(
     tokenizer: Path | None,
     device: str,
     dtype: str,
+    onnx: bool,
     tensor_parallel_degree: int,
     pipeline_parallel_degree: int,
 ) -> None:
@@ -84,7 +86,7 @@ def command(
     model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
     for note in model.notes:
         click.echo(f"warning: {note}", err=True)
-    spec = export_model(model, folder, batch_size, max_length, _say if sys.stderr.isatty() else None)
+    spec = export_model(model, folder, batch_size, max_length, _say if sys.stderr.isatty() else None, onnx)
     click.echo(f"wrote {folder}, in {time.perf_counter() - begin:.0f} s")
     click.echo(f"prompts    of up to {_numbers(spec.prefill)} tokens")
     click.echo(f"decoding   of {batch_size} rows over up to {_numbers(spec.decode)} tokens")

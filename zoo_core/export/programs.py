@@ -38,6 +38,9 @@ class JitPrograms:
         with paddle.no_grad():
             return list(getattr(self._layer, name)(*inputs))
 
+    def forget(self) -> None:
+        """There is nothing to give back: the weights are there once."""
+
 
 class PredictorPrograms:
     """By Paddle Inference: a predictor a program, each with a copy of the weights, made when it is first asked for.

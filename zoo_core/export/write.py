@@ -15,6 +15,7 @@ from zoo_core.checkpoint.disk import as_json
 from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError, ConfigError, PlanError
 from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
+from zoo_core.export.onnx_files import OnnxPrograms, check_onnx, write_onnx
 from zoo_core.export.passes import StaticPasses
 from zoo_core.export.programs import JitPrograms, PredictorPrograms
 from zoo_core.export.spec import EXPORT_FILE, Exported, sizes_up_to
@@ -37,6 +38,7 @@ def export_model(
     batch_size: int = 1,
     max_length: int | None = None,
     say: Callable[[str], None] | None = None,
+    onnx: bool = False,
 ) -> Exported:
     """Write a model as prefill and decode programs, once they are found to be the model.
 
@@ -47,6 +49,7 @@ def export_model(
         batch_size: rows of a decode program.
         max_length: most tokens of a row, prompt and answer; by default the model's context, and at most 2048.
         say: told what is being done.
+        onnx: write each program as ONNX, too.
 
     Returns:
         What was written, with the differences from the model.
@@ -60,10 +63,12 @@ def export_model(
     room = min(model.context, USUAL_LENGTH) if max_length is None else max_length
     _check(model, batch_size, room)
     check_free(folder.expanduser().absolute())
+    if onnx:
+        check_onnx(model.engine.dtype)
     texts = [model.tokenizer.encode(text, add_special_tokens=True) for text in _TEXTS]
     try:
         with replaced_folder(folder.expanduser().absolute()) as beside:
-            spec = export_programs(model.engine, beside, batch_size, room, model.context, texts, say or _silent)
+            spec = export_programs(model.engine, beside, batch_size, room, model.context, texts, say or _silent, onnx)
             spec = replace(spec, source=digest(model.folder))
             (beside / EXPORT_FILE).write_bytes(spec.to_json())
             (beside / "config.json").write_bytes(as_json(model.config.to_hf()))
@@ -85,6 +90,7 @@ def export_programs(
     context: int,
     texts: Sequence[Sequence[int]] = (),
     say: Callable[[str], None] = _silent,
+    onnx: bool = False,
 ) -> Exported:
     """Write the programs and the weights, and compare them with the model; see `export_model`.
 
@@ -99,8 +105,15 @@ def export_programs(
         sizes_up_to(max_length - 1, LEAST_PROMPT), sizes_up_to(max_length - 1, LEAST_WINDOW), entries, notes, context,
     )  # fmt: skip
     save_programs(engine, spec, folder, say)
+    ways: dict[str, JitPrograms | PredictorPrograms | OnnxPrograms] = {
+        "paddle.jit.load": JitPrograms(folder),
+        "paddle.inference": PredictorPrograms(folder, paddle.get_device().partition(":")[0]),
+    }
+    if onnx:
+        write_onnx(folder, spec, say)
+        ways["onnxruntime"] = OnnxPrograms(folder)
     say("comparing them with the model")
-    return replace(spec, equality=_compared(engine, spec, folder, texts))
+    return replace(spec, equality=_compared(engine, spec, ways, texts))
 
 
 def _check(model: TextModel, batch_size: int, room: int) -> None:
@@ -124,26 +137,25 @@ def _check(model: TextModel, batch_size: int, room: int) -> None:
 
 
 def _compared(
-    engine: Engine, spec: Exported, folder: Path, texts: Sequence[Sequence[int]]
+    engine: Engine,
+    spec: Exported,
+    ways: dict[str, JitPrograms | PredictorPrograms | OnnxPrograms],
+    texts: Sequence[Sequence[int]],
 ) -> dict[str, dict[str, float]]:
     """The differences from the model, by way of running."""
     vocab_size = engine.config.vocab_size
     texts = [[token for token in ids if token < vocab_size] for ids in texts]
     passes = EnginePasses(engine)
     wanted: list[Wanted] = [wanted_of(passes, prompts, spec) for prompts in prompts_for(spec, vocab_size, texts)]
-    loaded = StaticPasses(JitPrograms(folder), spec)
-    found = {"paddle.jit.load": dict(compare("paddle.jit.load", loaded, wanted, spec))}
-    del loaded
-    device = (
-        "gpu" if paddle.get_device().startswith("gpu") else "xpu" if paddle.get_device().startswith("xpu") else "cpu"
-    )
-    predictors = PredictorPrograms(folder, device)
-    largest: dict[str, float] = {}
-    for one in wanted:  # one after the other: each predictor has a copy of the weights
-        own = compare("paddle.inference", StaticPasses(predictors, spec), [one], spec)
-        predictors.forget()
-        largest = {
-            name: value + largest.get(name, 0) if name == "tokens" else max(value, largest.get(name, 0.0))
-            for name, value in own.items()
-        }
-    return {**found, "paddle.inference": largest}
+    found: dict[str, dict[str, float]] = {}
+    for way, programs in ways.items():
+        largest: dict[str, float] = {}
+        for one in wanted:
+            own = compare(way, StaticPasses(programs, spec), [one], spec)
+            largest = {
+                name: value + largest.get(name, 0) if name == "tokens" else max(value, largest.get(name, 0.0))
+                for name, value in own.items()
+            }
+            programs.forget()  # some have a copy of the weights for each program
+        found[way] = largest
+    return found
