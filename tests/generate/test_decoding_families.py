@@ -49,6 +49,8 @@ def beams_are_worth_what_they_say(engine: Engine) -> None:
         assert len({beam.tokens for beam in beams}) == 3
         for beam in beams:
             np.testing.assert_allclose(beam.logprobs, worth(engine, list(row.ids), beam, end), rtol=1e-4, atol=1e-4)
+    pieces = beam_search(passes, rows, Rules(GREEDY), 3, num_return_sequences=3, chunk=3 * len(rows))
+    assert [[beam.tokens for beam in row] for row in pieces] == [[beam.tokens for beam in row] for row in plain]
     for row, beams in zip(rows, plain, strict=True):
         one = beam_search(passes, [row], Rules(GREEDY), 3, num_return_sequences=3)[0]
         assert [beam.tokens for beam in one] == [beam.tokens for beam in beams]

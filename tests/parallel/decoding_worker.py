@@ -79,7 +79,9 @@ def decoded(task: dict[str, Any]) -> dict[str, Any]:
     found = registry().find(name)
     config = found.config.replace(**{**found.architecture.capabilities.scales["tiny"], **changes})
     layout = cases.LAYOUTS[task["layout"]]
-    request = Request(world=layout.world, task="logits", **layout.degrees)
+    # interleaving is for training runs, which evaluate by what they generate
+    accumulate = layout.accumulate if "virtual_stages" in layout.degrees else 1
+    request = Request(world=layout.world, task="logits", accumulate=accumulate, **layout.degrees)
     mesh = mesh_of(task["layout"], compose(request, found.architecture, config))
     table = found.architecture.table(config)
     engine = Engine(mesh, found.architecture, config, of_random(table, mesh.plan.tensor, mesh.place.tensor))

@@ -22,6 +22,7 @@ SOAK = {
     "pp2": ("qwen", "gpt3", "deepseek_v3", "opt"),
     "tp2xpp2": ("llama", "qwen", "gpt3", "bloom", "chatglm", "deepseek_v3"),
     "tp4": ("llama",),
+    "pp4-interleaved": ("llama-8",),
 }
 
 
