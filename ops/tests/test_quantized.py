@@ -182,6 +182,23 @@ def test_shapes_of_batches_are_kept():
     assert QuantLinear(tensors, form, None)(paddle.ones([2, 3, 24])).shape == [2, 3, WIDTH]
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4 groups", "int3 order", "smooth static"])
+def test_a_layer_is_traced_with_its_integers(kind, tmp_path):
+    tensors, form = made(**{**WEIGHTS, **BOTH}[kind], activations=kind in BOTH)
+    layer, x = QuantLinear(tensors, form, paddle.ones([WIDTH])), inputs(form.features).detach().unsqueeze(0)
+    expected = layer(x).numpy()
+    set_kernels(Kernels(fast_cpu=False))
+    try:
+        spec = paddle.static.InputSpec([1, -1, form.features], "float32")
+        paddle.jit.save(paddle.jit.to_static(layer, full_graph=True), str(tmp_path / "layer"), input_spec=[spec])
+    finally:
+        set_kernels(Kernels())
+    loaded = paddle.jit.load(str(tmp_path / "layer"))
+    np.testing.assert_allclose(loaded(x).numpy(), expected, rtol=1e-5, atol=1e-4)
+    kinds = {str(held.dtype) for held in [*loaded.parameters(), *loaded.buffers()]}
+    assert kinds & {"paddle.int8", "paddle.uint8"}
+
+
 def test_the_cpu_has_no_kernel():
     tensors, form = made(64)
     assert not _has_kernel(paddle.ones([1, 64], "float32"), tensors, form)

@@ -9,7 +9,7 @@ Integer activations (Xiao et al. 2022, SmoothQuant, arXiv 2211.10438): x is divi
 exactly below 2^24, and a product is at most 127 * 128, so 1024 input features at a time are multiplied in float32 and
 the sums of these added as int32.
 
-Shape legend: T tokens (all dims but the last), I/O in and out features, n in features of a block, G groups, P packed
+Shape legend: T tokens (all dims but the last, one or more), I/O in and out features, n in features of a block, G groups, P packed
 bytes of the in features.
 """
 
@@ -115,7 +115,7 @@ def _width(tensors: Tensors) -> int:
 def _product(x_TI: Tensor, tensors: Tensors, form: Integers) -> Tensor:
     y_TO = None
     for start, stop in form.blocks(_width(tensors)):
-        part = paddle.matmul(x_TI[:, start:stop], _dense_block(tensors, form, start, stop).astype(x_TI.dtype))
+        part = paddle.matmul(x_TI[..., start:stop], _dense_block(tensors, form, start, stop).astype(x_TI.dtype))
         y_TO = part if y_TO is None else y_TO + part
     assert y_TO is not None
     return y_TO
@@ -145,16 +145,12 @@ def weight_product(x: Tensor, tensors: Tensors, form: Integers) -> Tensor:
     Args:
         x: [..., I].
     """
-    return _rowwise(x, lambda x_TI: _applied(_WeightProduct, _product, x_TI, tensors, form))
+    return _applied(_WeightProduct, _product, x, tensors, form)
 
 
 def _applied(layer: Any, plain: Callable[..., Tensor], x_TI: Tensor, *more: Any) -> Tensor:
     """With its own gradient where gradients are taken; in a traced graph the plain operations."""
     return layer.apply(x_TI, *more) if paddle.in_dynamic_mode() else plain(x_TI, *more)
-
-
-def _rowwise(x: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-    return product(x.reshape([-1, x.shape[-1]])).reshape([*x.shape[:-1], -1]) if x.ndim != 2 else product(x)
 
 
 def _rounded(x_TI: Tensor, tensors: Tensors, largest: Callable[[Tensor], None] | None) -> tuple[Tensor, Tensor]:
@@ -175,7 +171,9 @@ def _integer_sums(q_TI: Tensor, tensors: Tensors, form: Integers) -> Tensor:
     """The exact sums of products of integers, int32 [T, O]."""
     sums_TO = None
     for start, stop in form.blocks(_width(tensors)):
-        part = paddle.matmul(q_TI[:, start:stop], tensors["quant_weight"][start:stop].astype("float32")).astype("int32")
+        part = paddle.matmul(q_TI[..., start:stop], tensors["quant_weight"][start:stop].astype("float32")).astype(
+            "int32"
+        )
         sums_TO = part if sums_TO is None else sums_TO + part
     assert sums_TO is not None
     return sums_TO
@@ -215,7 +213,7 @@ def integer_product(
         x: [..., I]; where other ranks hold the rest of a token's features, `largest` makes the largest value [T, 1] of
             each token the largest over all of them.
     """
-    return _rowwise(x, lambda x_TI: _applied(_IntegerProduct, _integer_forward, x_TI, tensors, form, largest))
+    return _applied(_IntegerProduct, _integer_forward, x, tensors, form, largest)
 
 
 def quantised_reference(x: Tensor, tensors: Tensors, form: Integers) -> Tensor:

@@ -82,8 +82,8 @@ class _Quantised(nn.Layer):  # type: ignore[misc]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The integers, the scales and what else there is, by name."""
-        return {name: self._buffers[name] for name in self._names}
+        """The integers, the scales and what else there is, by name; as attributes, which tracing knows."""
+        return {name: getattr(self, name) for name in self._names}
 
     @property
     def weight(self) -> Tensor:

@@ -255,6 +255,7 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
         tensor.no_sync = True  # values follow from the name or the checkpoint: nothing is broadcast at the start
     stage.held[rule.single] = Held(owner, tensor)
     return tensor
+        tensor.name = rule.single  # a traced program keeps it by its name
 
 
 def _swap(module: nn.Layer, rules: Mapping[str, Rule], made: Mapping[str, Any], stage: Stage) -> nn.Layer | None:
