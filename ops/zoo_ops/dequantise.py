@@ -9,8 +9,8 @@ Integer activations (Xiao et al. 2022, SmoothQuant, arXiv 2211.10438): x is divi
 exactly below 2^24, and a product is at most 127 * 128, so 1024 input features at a time are multiplied in float32 and
 the sums of these added as int32.
 
-Shape legend: T tokens (all dims but the last, one or more), I/O in and out features, n in features of a block, G groups, P packed
-bytes of the in features.
+Shape legend: T tokens (all dims but the last, one or more), I/O in and out features, n in features of a block,
+G groups, P packed bytes of the in features.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_every_family_loads_answers_and_is_its_dequantised_self(family, tmp_path
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("deepseek_v3", marks=pytest.mark.soak)])
 def test_every_kind_is_its_dequantised_self(family, spec, tmp_path):
     base = plain_folder(family, tmp_path / "base")
     folder, arrays = quantise(base, tmp_path / "quantised", spec)
@@ -79,7 +79,7 @@ def test_every_kind_is_its_dequantised_self(family, spec, tmp_path):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("family", ["llama", "qwen", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("deepseek_v3", marks=pytest.mark.soak)])
 def test_ranks_read_their_parts_which_make_the_whole(family, spec, tmp_path):
     folder, arrays = quantise(plain_folder(family, tmp_path / "base"), tmp_path / "quantised", spec)
     found = find(str(folder))
