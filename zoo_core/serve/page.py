@@ -27,7 +27,7 @@ _FONTS = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 
 
-def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
+def make_page(url: str, key: str, names: Sequence[str], talks: bool, max_length: int = 2048) -> FastAPI:
     """Return the page's application.
 
     Args:
@@ -35,6 +35,7 @@ def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
         key: of the API; the page asks for it as a password.
         names: of the models that can be chosen.
         talks: whether the model knows conversations; otherwise the page continues what is typed.
+        max_length: tokens of a prompt with its answer.
     """
     gradio = _gradio()
 
@@ -67,7 +68,7 @@ def make_page(url: str, key: str, names: Sequence[str], talks: bool) -> FastAPI:
         additional_inputs=[
             gradio.Dropdown(list(names), value=names[0], label="model"),
             gradio.Slider(0.0, 2.0, 0.8, label="temperature"),
-            gradio.Slider(1, 1024, 256, step=1, label="most new tokens"),
+            gradio.Slider(1, max_length - 1, min(256, max_length // 2), step=1, label="most new tokens"),
         ],
         analytics_enabled=False,
         flagging_mode="never",

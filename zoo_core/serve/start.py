@@ -108,7 +108,7 @@ def serve(model: Model, places: Places, limits: Limits) -> int:
         # Not at the top: what the page needs is an extra of its own.
         from zoo_core.serve.page import make_page
 
-        apps.append(make_page(url, places.key, list(site.names), _talks(text_model)))
+        apps.append(make_page(url, places.key, list(site.names), _talks(text_model), limits.max_length))
 
     def ready() -> None:
         shown = f"{name} at {url}/v1"
