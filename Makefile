@@ -71,6 +71,7 @@ bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/save.py
 	$(BIN)/python benchmarks/convert.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/finetune.py
+	$(BIN)/python benchmarks/serve_speed.py
 	$(BIN)/python benchmarks/plan_speed.py
 	$(BIN)/python benchmarks/plan_memory.py
 	$(BIN)/python tools/check_transformers.py --torch-python $(TORCH_VENV)/bin/python
