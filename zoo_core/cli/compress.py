@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.checkpoint.conversion import check_free
-from zoo_core.cli._weights import tokenizer_files, weights_at
 from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
 from zoo_core.quantization import PER_CHANNEL, QuantSpec
 from zoo_core.registry import registry
@@ -155,6 +153,9 @@ def _compress(
     eval_samples: int, json_key: str, tokenizer: Path | None, batch_size: int, seed: int, device: str,
     **recipe: Any,
 ) -> None:  # fmt: skip
+    from zoo_core.checkpoint.conversion import check_free
+    from zoo_core.cli._weights import tokenizer_files, weights_at
+
     begin = time.perf_counter()
     target = folder.expanduser().absolute()
     check_free(target)
@@ -208,6 +209,7 @@ def as_trained(**common: Any) -> None:
       zoo run pretrain --model gpt3-345M --input_dir ./corpus --output_dir ./output --do_qat
       zoo compress qat ./output --data ./corpus --output ./gpt3-345M-int8
     """
+    from zoo_core.cli._weights import weights_at
     from zoo_core.quantize.qat import trained_rounding
 
     at = weights_at(common["model"])
