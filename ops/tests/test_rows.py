@@ -71,7 +71,7 @@ def close(got, expected):
 
 def made(inputs, outputs, bias=False, seed=1, dtype="float32"):
     weight = nn.Linear(1, 1).create_parameter([inputs, outputs], dtype=dtype)
-    weight.set_value(random(inputs, outputs, seed=seed, dtype=dtype, scale=0.3))
+    weight.set_value(random(inputs, outputs, seed=seed, dtype=dtype, scale=inputs**-0.5))
     layer = Linear(weight, nn.Linear(1, 1).create_parameter([outputs], dtype=dtype) if bias else None)
     if bias:
         layer.bias.set_value(random(outputs, seed=seed + 10, dtype=dtype))
@@ -148,7 +148,7 @@ def test_norm_of_a_few_rows(shape, calls):
     part = random(*shape[:-1], shape[-1] + 2)[..., 1:-1]
     with paddle.no_grad():
         close(rms_norm(part, weight, 1e-5), rms_norm_reference(*wide(part, weight), 1e-5))
-    assert calls == {"rms_norm_rows": 2}
+    assert calls == ({"rms_norm_rows": 2} if shape[1] == 1 else {})  # longer ones may be recomputed, to the last bit
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -162,7 +162,7 @@ def test_rotation_of_a_few_rows(B, S, rotary, interleaved, calls):
         with paddle.no_grad():
             got = apply_rope(x, angle.cos(), angle.sin(), **how)
         close(got, apply_rope_reference(*wide(x, angle.cos(), angle.sin()), **how))
-    assert calls["rope_rows"] == len({1, B})
+    assert calls.get("rope_rows", 0) == (len({1, B}) if S == 1 else 0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from zoo_ops.cpu.elementwise import rms_norm_cpu
-from zoo_ops.cpu.rows import MOST, is_forward_only, rms_norm_rows
+from zoo_ops.cpu.rows import MOST, is_one_token, rms_norm_rows
 from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     if cpu_path(x, weight_H):
         if math.prod(x.shape) >= MOST:
             return rms_norm_cpu(x, weight_H, eps)
-        if is_forward_only(x, weight_H):
+        if is_one_token(x, weight_H):
             return rms_norm_rows(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
 

@@ -13,7 +13,7 @@ import paddle
 from paddle.incubate.nn.functional import fused_rotary_position_embedding
 
 from zoo_ops.cpu.elementwise import rope_cpu
-from zoo_ops.cpu.rows import MOST, is_forward_only, rope_rows
+from zoo_ops.cpu.rows import MOST, is_one_token, rope_rows
 from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 from zoo_ops.rope_scaling import RopeScaling
 
@@ -174,7 +174,7 @@ def apply_rope(
     if cpu_path(x_BSND, cos, sin):
         if math.prod(x_BSND.shape) >= MOST:
             return rope_cpu(x_BSND, cos, sin, width, interleaved)
-        if is_forward_only(x_BSND):
+        if is_one_token(x_BSND):
             return rope_rows(x_BSND, cos, sin, width, interleaved)
     return apply_rope_reference(x_BSND, cos, sin, rotary_dim=rotary_dim, interleaved=interleaved)
 

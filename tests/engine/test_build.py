@@ -11,7 +11,7 @@ from zoo_core.errors import LayoutError
 from zoo_core.layout import Column, FusedColumn, Init, Replicate, Row, Vocab, merge
 from zoo_core.pipeline import PipeLayer
 from zoo_core.registry import find
-from zoo_ops.linear import ColumnLinear, LMHead, RowLinear, VocabEmbedding, VocabHead
+from zoo_ops.linear import ColumnLinear, Linear, LMHead, RowLinear, VocabEmbedding, VocabHead
 
 TINY = {"vocab_size": 37, "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
         "intermediate_size": 40}  # fmt: skip
@@ -54,7 +54,7 @@ def test_layers_are_swapped_as_their_rows_say():
     assert isinstance(block.self_attn.q_proj, ColumnLinear) and isinstance(block.self_attn.o_proj, RowLinear)
     assert isinstance(head.lm_head, VocabHead) and head.lm_head.vocab_size == 37
     _, _, plain = held("meta-llama/Meta-Llama-3-8B", 1, 0)
-    assert type(plain[1].self_attn.q_proj) is nn.Linear and type(plain[-1].lm_head) is LMHead
+    assert type(plain[1].self_attn.q_proj) is Linear and type(plain[-1].lm_head) is LMHead
 
 
 def test_padding_rows_start_and_stay_zero():

@@ -29,6 +29,7 @@ __all__ = [
     "fresh",
     "gated_row",
     "is_forward_only",
+    "is_one_token",
     "linear_row",
     "rms_norm_rows",
     "rope_rows",
@@ -79,6 +80,14 @@ def fresh(shape: list[int]) -> tuple[Tensor, np.ndarray]:
 def is_forward_only(*tensors: Tensor) -> bool:
     """Whether no gradient will be asked for."""
     return not paddle.is_grad_enabled() or all(x.stop_gradient for x in tensors)
+
+
+def is_one_token(x: Tensor, *weights: Tensor) -> bool:
+    """Whether `x`, [B, S, ...], is of one new token a sample, and no gradient will be asked for.
+
+    A longer one without gradients may be a block that is recomputed later, which has to give the same to the last bit.
+    """
+    return x.ndim > 2 and x.shape[1] == 1 and is_forward_only(x, *weights)
 
 
 def _product(x_I: np.ndarray, weight_IO: np.ndarray, bias_O: Tensor | None, out_O: np.ndarray) -> np.ndarray:
