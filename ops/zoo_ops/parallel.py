@@ -32,6 +32,7 @@ __all__ = [
     "gather_features",
     "gathers_weights",
     "leave",
+    "placed_by",
     "reduce_max",
     "reduce_sum",
     "sequence_parallel",
@@ -69,6 +70,8 @@ class _State:
     expert: Axis = Axis()
     all_to_all: Callable[[list[Tensor], list[Tensor], Any], None] | None = None
     gathers_weights: bool = False
+    enter: Callable[[Tensor], Tensor] | None = None
+    leave: Callable[[Tensor], Tensor] | None = None
 
 
 _state = _State()
@@ -121,6 +124,21 @@ def whole_sequences() -> Iterator[None]:
         yield
     finally:
         _state.sequence_parallel = before
+
+
+@contextmanager
+def placed_by(enter: Callable[[Tensor], Tensor] | None, leave: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """Answer as on one card within this, for tensors that a mesh of processes holds together.
+
+    Args:
+        enter, leave: what `enter` and `leave` do to such tensors; `None` is the identity.
+    """
+    global _state
+    before, _state = _state, _State(gathers_weights=_state.gathers_weights, enter=enter, leave=leave)
+    try:
+        yield
+    finally:
+        _state = before
 
 
 def expert_axis() -> Axis:
@@ -225,14 +243,14 @@ class _GatherFeatures(PyLayer):  # type: ignore[misc]
 def enter(x: Tensor) -> Tensor:
     """Into a column-parallel region: [B, s, H] or [B, S, H] -> [B, S, H]; sums the gradients on the way back."""
     if _state.tensor.degree == 1:
-        return x
+        return x if _state.enter is None else _state.enter(x)
     return _EnterSequence.apply(x) if _state.sequence_parallel else _Enter.apply(x)
 
 
 def leave(x: Tensor) -> Tensor:
     """Out of a row-parallel region: sums the ranks' partial [B, S, H], and keeps this rank's [B, s, H] if split."""
     if _state.tensor.degree == 1:
-        return x
+        return x if _state.leave is None else _state.leave(x)
     return _LeaveSequence.apply(x) if _state.sequence_parallel else _Leave.apply(x)
 
 

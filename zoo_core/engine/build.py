@@ -62,6 +62,8 @@ class Stage:
         integers: how quantised weights, whose rows are in `table`, are held.
         rounded: the layers that are rounded in training (see `zoo_ops.fake_quant`), with the bits of weights and of
             inputs and whether each output feature has its own span.
+        dresser: places parameters over a mesh, and activations around layers (see `zoo_core.engine.auto`); `None` in
+            the first engine.
     """
 
     table: Mapping[str, Rule]
@@ -77,6 +79,7 @@ class Stage:
     cached: tuple[int, int] = (0, 0)
     integers: QuantSpec | None = None
     rounded: Mapping[str, tuple[tuple[int, int], bool]] = field(default_factory=dict)
+    dresser: Any = None
 
     @property
     def freezes(self) -> bool:
@@ -170,8 +173,12 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
         final = _round(_adapt(swapped or module, prefix, stage), prefix, stage)
         if final is not module:
             _put(layer, path, final)
+        if stage.dresser is not None:
+            stage.dresser.dress(final, {own: rule.name for own, rule in rules.items()})
     if stage.prefix is not None and element.is_block:
         _attach_prefix(layer, element, stage)
+    if stage.dresser is not None:
+        stage.dresser.finish(layer, element.prefix, element.is_block)
     return layer
 
 
@@ -248,14 +255,16 @@ def _materialise(rule: Rule, stage: Stage) -> Any:
         tensor = tensor.astype(dtype)
     if owner.buffer:
         tensor.stop_gradient = True
+        tensor.name = rule.single  # a traced program keeps it by its name
     else:
         trained = not stage.freezes or is_adapter(rule.single)
         tensor = EagerParamBase.from_tensor(tensor, name=rule.single, trainable=trained)
         tensor.is_distributed = owner.dim is not None
         tensor.no_sync = True  # values follow from the name or the checkpoint: nothing is broadcast at the start
+    if stage.dresser is not None:
+        tensor = stage.dresser.place(owner, tensor)
     stage.held[rule.single] = Held(owner, tensor)
     return tensor
-        tensor.name = rule.single  # a traced program keeps it by its name
 
 
 def _swap(module: nn.Layer, rules: Mapping[str, Rule], made: Mapping[str, Any], stage: Stage) -> nn.Layer | None:

@@ -73,6 +73,10 @@ class Chunk(nn.Layer):  # type: ignore[misc]
                     _recompute_inside(layer, element.attention)
         self._whole = plan.recompute == "full"
 
+    def holds_all_rows(self) -> None:
+        """Say that a micro batch has the rows of all replicas, not this one's."""
+        self._replicas, self._replica = 1, 0
+
     @property
     def blocks(self) -> int:
         """How many of the layers have a cache."""

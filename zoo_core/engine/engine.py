@@ -14,10 +14,10 @@ from paddle.distributed.fleet.meta_parallel import LayerDesc, PipelineLayer
 
 from zoo_core.config import ModelConfig
 from zoo_core.engine.accuracy import count_correct
-from zoo_core.engine.build import Source, Stage, build_layer
+from zoo_core.engine.build import Held, Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
-from zoo_core.engine.integers import say_how
 from zoo_core.engine.fake_quant import Rounding
+from zoo_core.engine.integers import say_how
 from zoo_core.engine.mesh import Mesh
 from zoo_core.engine.optimizer import OptimizerSettings, Updater
 from zoo_core.engine.parts import tied_across_stages
@@ -108,6 +108,9 @@ class Engine:
     attaches = True
     """Whether losses that layers attach themselves (`zoo_ops.attach_loss`) are trained on, too."""
 
+    averages = True
+    """Whether gradients come to the mean over the replicas; else to their sum."""
+
     def __init__(
         self,
         mesh: Mesh,
@@ -134,10 +137,15 @@ class Engine:
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
-        more = (prefix, self._elements[0].prefix, config.cached_sizes[1:], config.quantization_config)
-        self._stage = Stage(
-            self.table, source, plan.tensor, mesh.place.tensor, dtype, gather_logits, experts, lora, *more
-        )
+        more: dict[str, Any] = {
+            "prefix": prefix, "shared": self._elements[0].prefix, "cached": config.cached_sizes[1:],
+            "integers": config.quantization_config,
+        }  # fmt: skip
+        self.table = self._laid_out(self.table)
+        self._stage = self._staged(
+            source, degree=plan.tensor, rank=mesh.place.tensor, dtype=dtype, gather_logits=gather_logits,
+            experts=experts, lora=lora, **more,
+        )  # fmt: skip
         rounded = tuple(quantised_layers(self.table, QuantSpec())) if qat is not None else ()
         if qat is not None:
             self._stage.rounded = dict.fromkeys(rounded, ((qat.weight_bits, qat.activation_bits), qat.per_channel))
@@ -170,7 +178,17 @@ class Engine:
             say_how(config.quantization_config, sum(name.endswith(".quant_weight") for name in self.held))
         self.tied = tied_across_stages(plan, self.table)
         self.rounding = Rounding(qat, self._stage.faked, rounded, mesh) if qat is not None else None
-        self.updater = Updater(layers, self.held, mesh, settings, self.tied) if settings is not None else None
+        self.updater = self._updating(layers, self.held, settings) if settings is not None else None
+
+    def _laid_out(self, table: Mapping[str, Rule]) -> dict[str, Rule]:
+        """The rows as this engine lays parameters out."""
+        return dict(table)
+
+    def _staged(self, source: Source, **settings: Any) -> Stage:
+        return Stage(self.table, source, **settings)
+
+    def _updating(self, layers: Any, held: Mapping[str, Held], settings: OptimizerSettings) -> Any:
+        return Updater(layers, held, self.mesh, settings, self.tied)
 
     @property
     def adapted(self) -> dict[str, Any]:
@@ -205,8 +223,17 @@ class Engine:
         plan = self.mesh.plan
         if plan.tensor == 1 or self._stage.gather_logits:
             return {}
-        head = next(rule for rule in reversed(self.table.values()) if isinstance(rule, Vocab))
+        head = self._head()
         return {"start": self.mesh.place.tensor * local_shape(head, plan.tensor)[0], "vocab_size": head.shape[0]}
+
+    def _head(self) -> Rule:
+        """The row of the head."""
+        return next(rule for rule in reversed(self.table.values()) if isinstance(rule, Vocab))
+
+    @property
+    def _averaged(self) -> int:
+        """Over how many replicas gradients are averaged once they are there."""
+        return self.mesh.plan.replicas if self.averages else 1
 
     def _loss(self, logits: Any, labels: Any) -> Any:
         """The loss of a micro batch such that fleet's mean over micro batches and replicas is the global mean."""
@@ -233,7 +260,7 @@ class Engine:
             raise ValueError("this engine was built without an optimizer")
         tokens = self._all_replicas(float(sum(int((b["labels"] != IGNORE).sum()) for b in batches)))
         scale = self.updater.loss_scale.value
-        self._denominator = scale * plan.accumulate * plan.replicas / max(tokens, 1.0)
+        self._denominator = scale * plan.accumulate * self._averaged / max(tokens, 1.0)
         set_loss_weight(self._denominator / plan.accumulate if self.attaches else 0.0)
         ready = [self._to_batch(b) for b in batches]
         self._mode(training=True)
@@ -246,7 +273,7 @@ class Engine:
         self._balance_experts()
         if self.rounding is not None:
             self.rounding.after_step()
-        mean = self._all_replicas(float(loss)) / plan.replicas / scale
+        mean = self._all_replicas(float(loss)) / self._averaged / scale
         return StepResult(mean, float(norm), int(tokens), self.updater.clip.stopping)
 
     def _balance_experts(self) -> None:
@@ -267,9 +294,13 @@ class Engine:
                 logits = self.updater.model(_nothing()) if self.updater else None
                 loss = self._loss(logits, batch.labels) / len(batches)
             loss.backward()
+            self._take_gradients()
             total = total + loss.detach()
             del loss, logits  # or they stay, a vocabulary wide, beside the next micro batch's
         return total
+
+    def _take_gradients(self) -> None:
+        """Do what is to be done with the gradients of one micro batch."""
 
     def _run_pipeline(self, batches: Sequence[Batch]) -> Any:
         pipeline = self.pipeline
@@ -421,7 +452,7 @@ class Engine:
 
     def _head_width(self) -> int:
         """How many logits of a token this rank's head gives."""
-        head = next(rule for rule in reversed(self.table.values()) if isinstance(rule, Vocab))
+        head = self._head()
         return int(local_shape(head, self.mesh.plan.tensor)[0]) if self._vocab() else self.config.vocab_size
 
     def at_head(self, fields: MicroBatch, see: Callable[[Callable[[Any], Any], Any], None]) -> None:

@@ -115,7 +115,7 @@ class ObjectiveEngine(Engine):
         """Take one optimizer step, see `Engine.train_step`; its result has the objective's means too."""
         plan = self.mesh.plan
         scale = self.updater.loss_scale.value if self.updater is not None else 1.0
-        counts_T = self._count(batches, scale * plan.accumulate * plan.replicas)
+        counts_T = self._count(batches, scale * plan.accumulate * self._averaged)
         result = super().train_step(batches, learning_rate, stop)
         return replace(result, means=self._measured(counts_T).means)
 

@@ -1,0 +1,99 @@
+"""A model over a mesh of processes: the first engine's loop, loss and checkpoints around placed tensors.
+
+Shape legend: B rows, S sequence, V vocabulary, v this rank's part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import paddle.distributed as dist
+
+from zoo_core.engine.auto.dressing import LOCAL, Dresser
+from zoo_core.engine.auto.moving import REPLICA, TENSOR, as_global, as_local, move
+from zoo_core.engine.auto.placing import auto_table, cut_source
+from zoo_core.engine.auto.updating import AutoUpdater, shard_dim
+from zoo_core.engine.build import Held, Source, Stage
+from zoo_core.engine.engine import Engine, MicroBatch
+from zoo_core.engine.objective import ObjectiveEngine
+from zoo_core.engine.optimizer import OptimizerSettings
+from zoo_core.layout import Rule
+from zoo_ops import Batch
+
+__all__ = ["AutoEngine", "AutoObjectiveEngine"]
+
+
+class _Placed(Engine):
+    """What placing changes of an engine.
+
+    `source` gives whole parameters, by the rows that the plugin has.
+    """
+
+    averages = False
+
+    def _laid_out(self, table: Mapping[str, Rule]) -> dict[str, Rule]:
+        self._plain_table = dict(table)
+        return auto_table(table, self.mesh.plan.tensor)
+
+    def _chunk_builder(self, number: int, start: int, stop: int) -> Any:
+        build = super()._chunk_builder(number, start, stop)
+
+        def built() -> Any:
+            chunk = build()
+            chunk.holds_all_rows()
+            return chunk
+
+        return built
+
+    def _staged(self, source: Source, **settings: Any) -> Stage:
+        plan = self.mesh.plan
+        ranks = np.arange(plan.world).reshape(plan.replicas, plan.tensor).T
+        self.over = dist.ProcessMesh(ranks.tolist(), dim_names=["tensor", "replica"])
+        cuts = shard_dim if plan.sharding_stage == 3 else None
+        self._dresser = Dresser(self.over, plan, self._plain_table, self.table, cuts)
+        own = cut_source(source, self._plain_table, plan.tensor, self.mesh.place.tensor)
+        return Stage(self.table, own, **{**settings, "degree": 1, "rank": 0}, dresser=self._dresser)
+
+    def _updating(self, layers: Any, held: Mapping[str, Held], settings: OptimizerSettings) -> Any:
+        return AutoUpdater(layers, held, self.mesh, settings)
+
+    def _take_gradients(self) -> None:
+        if self.updater is not None:
+            self.updater.collect()
+
+    def _vocab(self) -> dict[str, int]:
+        head = self._head()
+        return {} if head.dim is None else super()._vocab()
+
+    def _to_batch(self, fields: MicroBatch, past: int = 0) -> Batch:
+        batch = super()._to_batch(fields, past)
+        names = ("input_ids", "position_ids", "segment_ids", "attention_mask", "labels")
+        held = {name: getattr(batch, name) for name in names if getattr(batch, name) is not None}
+        at = self._dresser.batch_placements()
+        found = replace(batch, **{name: as_global(tensor, self.over, at) for name, tensor in held.items()})
+        found.once(LOCAL, lambda: replace(batch, _memo={}))
+        return found
+
+    def _local(self, logits: Any) -> Any:
+        """This rank's logits, [B, S, V] or [B, S, v]."""
+        logits = move(logits, REPLICA, 0 if self.mesh.plan.replicas > 1 else None)
+        return as_local(move(logits, TENSOR, 2 if self._vocab() else None), self.over)
+
+    def _loss(self, logits: Any, labels: Any) -> Any:
+        return super()._loss(self._local(logits), labels._local_value())
+
+    def logits(self, fields: MicroBatch, cache: Any = None) -> Any:
+        """Return logits [B, S, V] of one micro batch; there is no cache under this engine."""
+        found = super().logits(fields, cache)
+        return None if found is None else self._local(found)
+
+
+class AutoEngine(_Placed):
+    """The second engine; arguments as `Engine` takes them, but that `source` gives whole parameters."""
+
+
+class AutoObjectiveEngine(_Placed, ObjectiveEngine):
+    """The second engine with an objective of its own."""
