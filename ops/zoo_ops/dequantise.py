@@ -94,12 +94,19 @@ def _traced_block(packed: Tensor, tensors: Tensors, form: Integers, start: int, 
 def _dense_block(tensors: Tensors, form: Integers, start: int, stop: int) -> Tensor:
     """The numbers of input features [start, stop), float32 [n, O]."""
     unit, bytes_ = _PACKED[form.bits]
-    packed = tensors["quant_weight"][start // unit * bytes_ : -(-stop // unit) * bytes_]
+    packed = _cut(tensors["quant_weight"], start // unit * bytes_, -(-stop // unit) * bytes_)
     scale, zero, order = tensors["quant_scale"], tensors.get("quant_zero"), tensors.get("g_idx")
     if not cpu_path(scale):
         return _traced_block(packed, tensors, form, start, stop)
     order = None if order is None else order[start:stop]
-    return dense_block_cpu(packed, scale, zero, order, form.bits, form.group, start)[: stop - start]
+    return _cut(dense_block_cpu(packed, scale, zero, order, form.bits, form.group, start), 0, stop - start)
+
+
+def _cut(tensor: Tensor, start: int, stop: int, dim: int = 0) -> Tensor:
+    """Elements [start, stop) of the first dim, or of the last (-1); all of them are the tensor itself, not a copy."""
+    if start == 0 and stop == tensor.shape[dim]:
+        return tensor
+    return tensor[start:stop] if dim == 0 else tensor[..., start:stop]
 
 
 def whole_weight(tensors: Tensors, form: Integers) -> Tensor:
@@ -115,7 +122,7 @@ def _width(tensors: Tensors) -> int:
 def _product(x_TI: Tensor, tensors: Tensors, form: Integers) -> Tensor:
     y_TO = None
     for start, stop in form.blocks(_width(tensors)):
-        part = paddle.matmul(x_TI[..., start:stop], _dense_block(tensors, form, start, stop).astype(x_TI.dtype))
+        part = paddle.matmul(_cut(x_TI, start, stop, -1), _dense_block(tensors, form, start, stop).astype(x_TI.dtype))
         y_TO = part if y_TO is None else y_TO + part
     assert y_TO is not None
     return y_TO
@@ -171,9 +178,8 @@ def _integer_sums(q_TI: Tensor, tensors: Tensors, form: Integers) -> Tensor:
     """The exact sums of products of integers, int32 [T, O]."""
     sums_TO = None
     for start, stop in form.blocks(_width(tensors)):
-        part = paddle.matmul(q_TI[..., start:stop], tensors["quant_weight"][start:stop].astype("float32")).astype(
-            "int32"
-        )
+        block = _cut(tensors["quant_weight"], start, stop).astype("float32")
+        part = paddle.matmul(_cut(q_TI, start, stop, -1), block).astype("int32")
         sums_TO = part if sums_TO is None else sums_TO + part
     assert sums_TO is not None
     return sums_TO
