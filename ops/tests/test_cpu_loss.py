@@ -47,3 +47,14 @@ def test_far_apart_logits_stay_finite():
     loss.sum().backward()
     np.testing.assert_allclose(loss.numpy(), [600.0])
     np.testing.assert_allclose(leaf.grad.numpy(), [[1.0, -1.0, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("vocab", [7, 512, 40000])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_have_no_loss(vocab, wrong):
+    """Paddle's own kernel passes over them where the vocabulary is large."""
+    logits = paddle.zeros([1, 3, vocab])
+    logits[0, 0, vocab - 1] = wrong
+    logits[0, 1, vocab - 1] = wrong
+    loss = cross_entropy(logits, paddle.to_tensor([[0, -100, 0]])).numpy()[0]
+    assert np.isnan(loss[0]) and loss[1] == 0 and loss[2] == pytest.approx(np.log(vocab), rel=1e-5)

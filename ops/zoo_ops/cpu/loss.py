@@ -42,6 +42,9 @@ class _CrossEntropy(PyLayer):  # type: ignore[misc]
                 row = array(x_TV[token])
                 top = row.max()
                 loss_T[token] = top + np.log(np.exp(row - top).sum()) - row[int(labels[token])]
+            # over a large vocabulary paddle's CPU softmax passes over a NaN, and a diverged model would seem sound
+            broken = ~np.isfinite(array(x_TV[rows]).max(axis=-1, initial=-np.inf))
+            loss_T[rows][broken & (array(labels[rows]) != _IGNORE)] = np.nan
 
         each(len(parts), do)
         ctx.softmax, ctx.labels, ctx.parts = softmax, array(labels), parts
