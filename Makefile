@@ -68,6 +68,7 @@ record: $(READY)
 bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/train_speed.py --torch-python $(TORCH_VENV)/bin/python
+	$(BIN)/python benchmarks/decode_speed.py --torch-python $(TORCH_VENV)/bin/python
 	$(BIN)/python benchmarks/save.py
 	$(BIN)/python benchmarks/convert.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/finetune.py
