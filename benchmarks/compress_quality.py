@@ -83,7 +83,7 @@ def main() -> int:
     found, texts = find(str(source)), demo_texts(demo / "corpus")
     plain = perplexity(source, texts.held)
     print(f"{source}: perplexity {plain:.4f} on {texts.held[:, 1:].size:,} tokens of the validation part\n")
-    print(f"{'recipe':<34}{'perplexity':>12}{'change':>10}{'read back':>12}{'MB':>8}{'smaller':>9}{'seconds':>9}")
+    print(f"{'recipe':<38}{'perplexity':>12}{'change':>10}{'read back':>12}{'MB':>8}{'smaller':>9}{'seconds':>9}")
     changes, rows = {}, []
     for name, recipe in RECIPES.items():
         with tempfile.TemporaryDirectory() as place:
@@ -93,7 +93,7 @@ def main() -> int:
             again = perplexity(Path(place) / "model", texts.held)
         changes[name] = again / plain - 1
         smaller = report.bytes_before / report.bytes_after
-        print(f"{name:<34}{report.ppl_after:>12.4f}{changes[name]:>10.3%}{again:>12.4f}"
+        print(f"{name:<38}{report.ppl_after:>12.4f}{changes[name]:>10.3%}{again:>12.4f}"
               f"{report.bytes_after / 1e6:>8.3f}{smaller:>9.2f}{seconds:>9.1f}", flush=True)  # fmt: skip
         rows.append({"recipe": name, "ppl": report.ppl_after, "read_back": again, "change": changes[name],
                      "bytes": report.bytes_after, "smaller": smaller, "seconds": seconds})  # fmt: skip

@@ -13,6 +13,7 @@ from zoo_core.checkpoint.conversion import check_free
 from zoo_core.checkpoint.quantised import write_quantised
 from zoo_core.checkpoint.writer import Extras
 from zoo_core.errors import ConfigError
+from zoo_core.peft.files import fused_table
 from zoo_core.quantize.calibration import Texts
 from zoo_core.quantize.recipe import Compression, Recipe
 from zoo_core.quantize.report import CPU_NOTE, Report
@@ -84,8 +85,7 @@ def compress(job: Job, texts: Texts, recipe: Recipe, progress: Callable[[str], N
     check_free(job.folder)
     refuse_quantised(found, job.source)
     table = found.architecture.table(found.config)
-    names = [name for name in ("fuse_attention_qkv", "fuse_attention_ffn") if hasattr(found.config, name)]
-    fused = found.architecture.table(found.config.replace(**dict.fromkeys(names, True))) if names else {}
+    fused = fused_table(found.architecture, found.config)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         Reader(job.source, table, fused) as reader,
