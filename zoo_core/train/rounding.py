@@ -70,6 +70,8 @@ def qat_of_run(arguments: Arguments, found: Found, config: ModelConfig, state: M
         refuse(other, "it trains the weights that are rounded", "use it in pretrain or sft, without adapters")
     if config.quantization_config is not None:
         refuse("a compressed model", "integers are not trained", "give the model that it was made from")
+    if arguments.parallel.engine == "auto" or arguments.parallel.enable_auto_parallel:
+        refuse("the semi-automatic engine", "spans are found by the manual one", "leave it out")
     if arguments.parallel.sharding.startswith("stage3"):
         refuse(
             "sharding stage3", "no process holds a whole weight, whose largest magnitude is its span",
