@@ -80,6 +80,6 @@ class GenerationArguments(Group):
     )  # fmt: skip
     export_runner: str = argument(
         "jit",
-        "How exported programs are run: jit holds the weights once, inference (Paddle Inference) once for each program.",
+        "How exported programs run: jit holds the weights once, inference (Paddle Inference) once for each program.",
         choices=("jit", "inference"), tasks=_PREDICT,
     )  # fmt: skip
