@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from zoo_core.checkpoint.dtypes import storage
-from zoo_core.checkpoint.foreign.paddle_file import distributed_tensors, paddle_tensors
+from zoo_core.checkpoint.foreign.paddle_file import paddle_tensors
 from zoo_core.checkpoint.foreign.torch_file import torch_tensors
 from zoo_core.checkpoint.stored import Box, Cast, Files, Located, Pasted, Turned, fill
 from zoo_core.errors import CheckpointError
@@ -201,67 +201,6 @@ def test_arrays_in_pieces_and_ordered_dicts(tmp_path):
     (tmp_path / "m.pdparams").write_bytes(pickle.dumps(held, 2))
     with pytest.raises(CheckpointError, match="big@@.1"):
         paddle_tensors(tmp_path, "m.pdparams")
-
-
-def distributed(folder, ranks, shapes, dtypes=None, nested=True):
-    """Write a folder as `save_state_dict` does: per rank, (key, offset, array, flat range or None)."""
-    paddle = pytest.importorskip("paddle")
-    from paddle.distributed.flex_checkpoint.dcp.metadata import LocalTensorIndex, LocalTensorMetadata, Metadata
-
-    state: dict = {}
-    places: dict = {}
-    for rank, held in enumerate(ranks):
-        file = f"{rank}_0.distcp"
-        paddle.save({key: array for key, _, array, _, _ in held}, str(folder / file))
-        for key, offset, _, local, span in held:
-            dtype = (dtypes or {}).get(key, "float32")
-            facts = {"is_flattened": span is not None, "flattened_range": span, "local_shape": tuple(local)}
-            state.setdefault(key, []).append(
-                LocalTensorMetadata(global_offset=offset, dtype=dtype, global_shape=shapes[key], **facts)
-            )
-            places[LocalTensorIndex(tensor_key=key, global_offset=offset, **facts)] = file
-    names = {key: tuple(key.split(".", 1)) if nested else (key,) for key in shapes}
-    (folder / "0.metadata").write_bytes(pickle.dumps(Metadata(state, places, names), 4))
-
-
-def test_a_distributed_checkpoint_is_put_together(tmp_path):
-    rng = np.random.default_rng(0)
-    w, b = rng.standard_normal((6, 10)).astype(np.float32), rng.standard_normal(7).astype(np.float32)
-    box, flat = w[3:, 4:], w[:3, 4:].reshape(-1)
-    bits = b.astype(ml_dtypes.bfloat16).view(np.uint16)
-    ranks = [
-        [("model.w", (0, 0), w[:, :4].copy(), (6, 4), None), ("opt.m", (0,), b, (7,), None)],
-        [("model.w", (3, 4), box.copy(), (3, 6), None), ("model.b", (0,), bits, (7,), None)],
-        [("model.w", (0, 4), flat[:5].copy(), (3, 6), (0, 5))],
-        [("model.w", (0, 4), flat[5:].copy(), (3, 6), (5, 18))],
-    ]
-    distributed(tmp_path, ranks, {"model.w": (6, 10), "model.b": (7,), "opt.m": (7,)}, {"model.b": "bfloat16"})
-    tensors = distributed_tensors(tmp_path)
-    assert set(tensors) == {"w", "b"} and tensors["b"].dtype == "bfloat16"
-    assert np.array_equal(whole(tmp_path, tensors["w"]), w) and np.array_equal(whole(tmp_path, tensors["b"]), bits)
-    assert np.array_equal(some(tmp_path, tensors["w"], [(13, 31)]), w.reshape(-1)[13:44])
-    assert set(distributed_tensors(tmp_path, "opt")) == {"m"}
-    (tmp_path / "2_0.distcp").unlink()
-    with pytest.raises(CheckpointError, match=r"2_0\.distcp is missing"):
-        distributed_tensors(tmp_path)
-
-
-def test_a_lost_part_of_a_distributed_checkpoint_is_named(tmp_path):
-    w = np.ones((4, 4), np.float32)
-    distributed(tmp_path, [[("w", (0, 0), w[:2].copy(), (2, 4), None)]], {"w": (4, 4)}, nested=False)
-    with pytest.raises(CheckpointError, match=r"parts of tensor w \[4, 4\] are missing"):
-        distributed_tensors(tmp_path)
-
-
-def test_what_paddle_itself_distributes(tmp_path):
-    paddle = pytest.importorskip("paddle")
-    import paddle.distributed as dist
-
-    held = {"a": paddle.arange(6, dtype="float32").reshape([2, 3]), "b": paddle.ones([300], dtype="bfloat16")}
-    dist.save_state_dict(dict(held), str(tmp_path))
-    tensors = distributed_tensors(tmp_path)
-    assert np.array_equal(whole(tmp_path, tensors["a"]), held["a"].numpy())
-    assert tensors["b"].dtype == "bfloat16" and np.array_equal(whole(tmp_path, tensors["b"]), held["b"].numpy())
 
 
 def test_views_of_views_read_what_numpy_reads(tmp_path):

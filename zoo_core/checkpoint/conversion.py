@@ -165,7 +165,7 @@ def convert_folder(
         config: written as `config.json`; `None` only with an empty table.
         dtype: element type of the weights to write (buffers keep theirs); by default each tensor's own.
         max_shard_size: bytes of a file; by default 5 GB.
-        split_num: number of files, instead of their size.
+        split_num: number of files, instead of their size; then there is an index even of one file.
         drop_extra: leave out tensors that are not part of the model, which are refused otherwise.
         files: small files to add: the tokenizer's.
         progress: called with the bytes of each block written.
@@ -186,7 +186,7 @@ def convert_folder(
     targets = _targets(reader, table, to, dtype) if table else _as_they_are(reader, dtype)
     entries = [Entry("model", key, tensor.shape, tensor.dtype) for key, tensor in targets.items()]
     limit = fitting_size([e.size for e in entries], split_num) if split_num else max_shard_size or DEFAULT_SHARD_SIZE
-    metadata = {"format": "pt" if to == "hf" else "zoo"}
+    metadata = {"format": ("pt" if table else "np") if to == "hf" else "zoo"}
     plan = list(plan_files(entries, limit, metadata, bare_single=to != "zoo")["model"])
     size = sum(entry.size for entry in entries)
     beside = temporary_name(folder)
@@ -201,7 +201,8 @@ def convert_folder(
         if to == "pdparams":
             names = [name.replace("model", "model_state", 1).replace(".safetensors", ".pdparams") for name in names]
         sums = _write_all(beside, dict(zip(names, plan, strict=True)), to, targets, reader, disk, progress)
-        small = _small_files(to, plan, names, sums, config, _kind(targets), size, files or {})
+        indexed = len(plan) > 1 or split_num is not None
+        small = _small_files(to, plan, names, sums, config, _kind(targets), size, indexed, files or {})
         for name, content in small.items():
             disk.write(beside / name, content)
         disk.sync_folder(beside)
@@ -282,17 +283,18 @@ def _small_files(
     config: ModelConfig | None,
     dtype: str,
     size: int,
+    indexed: bool,
     files: Extras,
 ) -> dict[str, bytes]:
     """The files that are written last: configuration, index, tokenizer, and for zoo the state and the manifest."""
     small = {name: content.read_bytes() if isinstance(content, Path) else content for name, content in files.items()}
     if config is not None:
         small["config.json"] = as_json(config.replace(torch_dtype=dtype).to_hf())
-    if to == "pdparams" and len(plan) > 1:
+    if to == "pdparams" and indexed:
         weight_map = {t.key: name for name, file in zip(names, plan, strict=True) for t in file.tensors}
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         small["model_state.pdparams.index.json"] = as_json(index)
-    elif to == "zoo" or len(plan) > 1:
+    elif to == "zoo" or (indexed and to == "hf"):
         small["model.safetensors.index.json"] = index_json(plan)
     if to == "zoo" and config is not None:
         parameters = sum(math.prod(tensor.shape) for file in plan for tensor in file.tensors)

@@ -103,7 +103,7 @@ def open_weights(
     table: Mapping[str, Rule],
     source_table: Mapping[str, Rule] | None,
     spec: QuantSpec | None,
-    prefix: str = "model",
+    prefix: str = "",
 ) -> Reader:
     """Open a folder to read numbers, quantised or not.
 

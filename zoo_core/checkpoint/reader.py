@@ -47,7 +47,7 @@ class Reader:
             PaddleNLP, FleetX and `paddle.distributed.save_state_dict` leave (see `zoo_core.checkpoint.foreign`).
         table: every parameter of the model to be loaded, `zoo_core.layout.expand` of its rows.
         source_table: the table of the model that wrote the folder, where it fuses what `table` holds separate.
-        prefix: the entry of a distributed checkpoint of Paddle that is the model.
+        prefix: the entry of a distributed checkpoint of Paddle that is the model; by default it is found.
 
     Raises:
         CheckpointError: no weights in the folder, or a file of it is truncated, foreign or missing; names the file.
@@ -58,7 +58,7 @@ class Reader:
         folder: str | Path,
         table: Mapping[str, Rule],
         source_table: Mapping[str, Rule] | None = None,
-        prefix: str = "model",
+        prefix: str = "",
     ) -> None:
         self._source = Source(Path(folder), table, source_table, prefix)
         self.folder = self._source.folder

@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import Array, storage
-from zoo_core.checkpoint.foreign import as_single, foreign_weights, form_of, metadata_file, presented
+from zoo_core.checkpoint.foreign import as_single, foreign_weights, form_of, is_distributed, presented
 from zoo_core.checkpoint.names import ADAPTERS, MANIFEST, PREFIX
 from zoo_core.checkpoint.shards import read_header
 from zoo_core.checkpoint.stored import Files, Stored, fill
@@ -26,7 +26,7 @@ class Source:
         folder: or one file of PyTorch or Paddle.
         table: every parameter of the model; it tells the two forms of names apart.
         fused: the table of the model with its projections fused.
-        prefix: the entry of a distributed checkpoint of Paddle that is the model.
+        prefix: the entry of a distributed checkpoint of Paddle that is the model; by default it is found.
 
     Attributes:
         is_zoo: it is a zoo checkpoint.
@@ -43,7 +43,7 @@ class Source:
         folder: Path,
         table: Mapping[str, Rule] | None = None,
         fused: Mapping[str, Rule] | None = None,
-        prefix: str = "model",
+        prefix: str = "",
     ) -> None:
         file = folder.name if folder.is_file() else ""
         self.folder = folder.parent if file else folder
@@ -53,7 +53,7 @@ class Source:
         self._groups: dict[str, dict[str, Stored]] = {}
         self._files = Files(self.folder)
         table, fused = table or {}, fused or {}
-        weights = {} if file or metadata_file(folder) else self.group("model")
+        weights = {} if file or is_distributed(folder) else self.group("model")
         if weights and not self.is_zoo and table:
             rules = {**fused, **table}
             if form_of(weights, rules.values(), "hf") == "single":

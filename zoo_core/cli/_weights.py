@@ -15,6 +15,7 @@ from zoo_core.checkpoint import latest_checkpoint
 from zoo_core.checkpoint.conversion import To, check_free, convert_folder
 from zoo_core.checkpoint.dequantised import open_weights
 from zoo_core.checkpoint.dtypes import item_size
+from zoo_core.checkpoint.foreign import is_distributed
 from zoo_core.checkpoint.names import MANIFEST
 from zoo_core.cli._text import bytes_text
 from zoo_core.config import ModelConfig
@@ -24,7 +25,7 @@ from zoo_core.quantization import QuantSpec
 from zoo_core.registry import registry
 from zoo_core.train.prepare import other_fusing
 
-__all__ = ["DTYPES", "byte_count", "convert_weights", "tokenizer_files", "tokenizer_of", "weights_at"]
+__all__ = ["DTYPES", "byte_count", "convert_weights", "described_at", "tokenizer_files", "tokenizer_of", "weights_at"]
 
 DTYPES = {
     "float32": "float32", "fp32": "float32", "float16": "float16", "fp16": "float16", "bfloat16": "bfloat16",
@@ -67,9 +68,16 @@ def weights_at(path: str) -> Path:
     return found
 
 
+def described_at(source: Path) -> Path:
+    """The folder that has the configuration and the tokenizer of weights: of a distributed checkpoint, around it."""
+    folder = source if source.is_dir() else source.parent
+    around = is_distributed(folder) and not (folder / "config.json").is_file()
+    return folder.absolute().parent if around and (folder.absolute().parent / "config.json").is_file() else folder
+
+
 def tokenizer_files(source: Path) -> dict[str, Path]:
     """The files of the tokenizer beside weights; empty where there is none."""
-    folder = source if source.is_dir() else source.parent
+    folder = described_at(source)
     return {path.name: path for name in _TOKENIZERS for path in sorted(folder.glob(name)) if path.is_file()}
 
 
@@ -82,7 +90,7 @@ def tokenizer_of(source: Path) -> dict[str, Path]:
     files = tokenizer_files(source)
     if not files:
         raise CheckpointError(
-            f"no tokenizer in {source if source.is_dir() else source.parent}",
+            f"no tokenizer in {described_at(source)}",
             "--with_tokenizer copies its files",
             "leave it out, or put them there",
         )
@@ -96,7 +104,7 @@ def _model(
 
     Tables and configuration are those of numbers, which quantised weights are converted to.
     """
-    folder = source if source.is_dir() else source.parent
+    folder = described_at(source)
     if model is None and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} has no config.json", "it says which model the weights are of",
@@ -119,7 +127,7 @@ def convert_weights(
     split_num: int | None = None,
     with_tokenizer: bool = False,
     drop_extra: bool = False,
-    prefix: str = "model",
+    prefix: str = "",
     split_only: bool = False,
     as_they_are: bool = False,
 ) -> None:
@@ -135,7 +143,7 @@ def convert_weights(
     """
     check_free(folder.expanduser().absolute())
     files: dict[str, bytes | Path] = dict(tokenizer_of(source)) if with_tokenizer else {}
-    generation = source / "generation_config.json"
+    generation = described_at(source) / "generation_config.json"
     if generation.is_file() and not as_they_are:
         files[generation.name] = generation
     table, fused, config, quantised = ({}, {}, None, None) if as_they_are else _model(source, model)

@@ -5,18 +5,19 @@ Nothing in such a file is run: `pickled` walks through it and builds tensors, co
 
 from __future__ import annotations
 
+from zoo_core.checkpoint.foreign.dist_ckpt import distributed_folder, is_distributed
 from zoo_core.checkpoint.foreign.folder import Foreign, foreign_weights, has_foreign
 from zoo_core.checkpoint.foreign.names import Form, as_single, form_of, is_head, presented
-from zoo_core.checkpoint.foreign.paddle_file import metadata_file
 
 __all__ = [
     "Foreign",
     "Form",
     "as_single",
+    "distributed_folder",
     "foreign_weights",
     "form_of",
     "has_foreign",
+    "is_distributed",
     "is_head",
-    "metadata_file",
     "presented",
 ]

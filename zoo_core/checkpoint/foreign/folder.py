@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from zoo_core.checkpoint.disk import read_json
-from zoo_core.checkpoint.foreign.paddle_file import distributed_tensors, metadata_file, paddle_tensors
+from zoo_core.checkpoint.foreign.dist_ckpt import distributed_folder, distributed_weights, is_distributed
+from zoo_core.checkpoint.foreign.paddle_file import paddle_tensors
 from zoo_core.checkpoint.foreign.torch_file import torch_tensors
 from zoo_core.checkpoint.stored import Stored
 from zoo_core.errors import CheckpointError
@@ -66,7 +67,7 @@ def _split_files(folder: Path) -> tuple[dict[tuple[int, int], str], bool]:
 
 def has_foreign(folder: Path) -> bool:
     """Whether a folder holds weights of another framework that zoo can read."""
-    return bool(_listed(folder)[1] or metadata_file(folder) or _split_files(folder)[0])
+    return bool(distributed_folder(folder) or _listed(folder)[1] or _split_files(folder)[0])
 
 
 def _listed(folder: Path) -> tuple[Kind, list[str], dict[str, str]]:
@@ -87,18 +88,22 @@ def _listed(folder: Path) -> tuple[Kind, list[str], dict[str, str]]:
     return "paddle", [], {}
 
 
-def foreign_weights(folder: Path, file: str = "", prefix: str = "model") -> Foreign | None:
+def foreign_weights(folder: Path, file: str = "", prefix: str = "") -> Foreign | None:
     """Return the weights of a folder that are neither safetensors nor zoo's; `None` when there are none.
 
     Args:
         file: only this file of the folder.
-        prefix: the entry of a distributed checkpoint that is the model.
+        prefix: the entry of a distributed checkpoint that is the model; by default it is found.
 
     Raises:
         CheckpointError: a file is missing, damaged, or holds more than weights.
     """
-    if not file and metadata_file(folder):
-        return Foreign("paddle", "a distributed checkpoint of Paddle", distributed_tensors(folder, prefix))
+    if file.endswith(".distcp"):
+        raise CheckpointError(
+            f"{folder / file} holds the parts of one rank", "the other files have the rest", f"give {folder}"
+        )
+    if file.endswith(".metadata") or (not file and is_distributed(folder)):
+        return _distributed(folder, prefix, file)
     split, is_fleetx = ({}, False) if file else _split_files(folder)
     if split:
         return _split(folder, split, is_fleetx)
@@ -106,7 +111,7 @@ def foreign_weights(folder: Path, file: str = "", prefix: str = "model") -> Fore
     if file:
         kind, names, weight_map = "paddle" if file.endswith(".pdparams") else "torch", [file], {}
     if not names:
-        return None
+        return _distributed(folder, prefix) if distributed_folder(folder) else None
     read: Callable[[Path, str], dict[str, Stored]] = paddle_tensors if kind == "paddle" else torch_tensors
     tensors: dict[str, Stored] = {}
     for name in names:
@@ -128,6 +133,11 @@ def foreign_weights(folder: Path, file: str = "", prefix: str = "model") -> Fore
             "the files are of different versions: copy or download the folder again",
         )
     return Foreign(kind, {"paddle": "files of Paddle", "torch": "files of PyTorch"}[kind], tensors)
+
+
+def _distributed(folder: Path, prefix: str, file: str = "") -> Foreign:
+    found = distributed_weights(folder, prefix, file)
+    return Foreign("paddle", found.describe(), found.tensors)
 
 
 def _split(folder: Path, files: dict[tuple[int, int], str], is_fleetx: bool) -> Foreign:
