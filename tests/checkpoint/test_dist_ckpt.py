@@ -21,9 +21,11 @@ import pytest
 from zoo_core.checkpoint.dtypes import storage
 from zoo_core.checkpoint.foreign import foreign_weights, has_foreign
 from zoo_core.checkpoint.foreign.dist_ckpt import distributed_weights
+from zoo_core.checkpoint.reader import Reader
 from zoo_core.checkpoint.stored import Files, fill
 from zoo_core.cli import main
 from zoo_core.errors import CheckpointError
+from zoo_core.registry import find
 
 SAVED = Path(__file__).parent / "dist_files"
 _spec = importlib.util.spec_from_file_location("make_dist_files", SAVED / "make_files.py")
@@ -149,6 +151,19 @@ def test_convert_to_hugging_face(folder, tmp_path, inside):
     assert np.array_equal(safe["model.layers.0.self_attn.q_proj.weight"], query.T)
     assert np.array_equal(safe["model.embed_tokens.weight"], expected["llama.embed_tokens.weight"])
     assert len(safe) == len(expected)
+
+
+def test_a_rank_reads_its_part(folder, tmp_path):
+    """Under any tensor-parallel degree the same as from the Hugging Face folder made of it."""
+    assert zoo("convert", folder, tmp_path / "hf", "--to", "hf") == 0
+    found = find(str(folder))
+    table = found.architecture.table(found.config)
+    with Reader(folder, table) as ours, Reader(tmp_path / "hf", table) as published:
+        assert ours.check() == ()
+        for name in table:
+            for degree, rank in ((1, 0), (2, 0), (2, 1)):
+                part = ours.read_local(name, degree, rank)
+                assert np.array_equal(part, published.read_local(name, degree, rank)), name
 
 
 def test_a_run_that_ended_and_its_files_are_found(tmp_path):
