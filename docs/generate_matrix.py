@@ -16,13 +16,6 @@ ROOT = Path(__file__).parents[1]
 
 CHINESE = {
     "a recorded run": "测试记录",
-    "zoo-core has no supervised fine-tuning yet": "zoo-core 尚无监督微调",
-    "zoo-core has no LoRA yet": "zoo-core 尚无 LoRA",
-    "zoo-core has no prefix tuning yet": "zoo-core 尚无前缀微调",
-    "zoo-core has no preference optimisation yet": "zoo-core 尚无偏好优化",
-    "zoo-core has no compression yet": "zoo-core 尚无压缩",
-    "zoo-core has no semi-automatic engine yet": "zoo-core 尚无半自动并行引擎",
-    "zoo-core has no training of traced graphs yet": "zoo-core 尚不能训练静态图",
     "a GPU": "GPU",
     "a GPU; not with attention dropout": "GPU;不能与注意力 dropout 同用",
     "a GPU whose kernels take values narrower than keys (Hopper)": "GPU,且其核函数允许 value 窄于 key(Hopper)",

@@ -10,7 +10,9 @@ import json
 import re
 import runpy
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from zoo_core.cli._text import count_text
 from zoo_core.registry import Architecture, registry
@@ -22,7 +24,7 @@ import generate_matrix  # noqa: E402
 ROOT = Path(__file__).parents[1]
 READMES = {"en": ROOT / "README.md", "zh": ROOT / "README.zh-CN.md"}
 
-_WORDS = {
+_WORDS: dict[str, dict[str, Any]] = {
     "en": {
         "models": "| family | package | named models | parameters | among them |",
         "to": "to",
@@ -30,6 +32,11 @@ _WORDS = {
         "speed": "| zoo | {torch} | ratio |",
         "unmeasured": "Not measured yet: `make bench` trains the same model with zoo and with PyTorch + transformers, "
         "alternating, and fills this in.",
+        "decoded": "Generation by the same model, tokens a second, medians of {rounds} alternating rounds ({setting}):",
+        "decoding": "| | zoo | {torch} | ratio |",
+        "kinds": {"decode 1": "one text", "decode 8": "eight texts", "prefill 512": "reading a prompt of 512"},
+        "served": "`zoo serve`, the same model, tokens a second, medians of {rounds} rounds ({setting}):",
+        "serving": "| clients | continuous batching | one at a time | ratio |",
         "every": "every family",
     },
     "zh": {
@@ -38,6 +45,11 @@ _WORDS = {
         "measured": "训练速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting};{model}):",
         "speed": "| zoo | {torch} | 比值 |",
         "unmeasured": "尚未测量:`make bench` 用 zoo 与 PyTorch + transformers 交替训练同一模型,并填写此处。",
+        "decoded": "同一模型的生成速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting}):",
+        "decoding": "| | zoo | {torch} | 比值 |",
+        "kinds": {"decode 1": "一段文本", "decode 8": "八段文本", "prefill 512": "读入 512 个 token 的提示"},
+        "served": "同一模型的 `zoo serve`(每秒 token 数,{rounds} 轮的中位数;{setting}):",
+        "serving": "| 客户端数 | 连续批处理 | 逐个处理 | 比值 |",
         "every": "所有系列",
     },
 }
@@ -81,15 +93,48 @@ def layouts(language: str) -> str:
     return "\n".join(lines)
 
 
-def speed(language: str) -> str:
-    """The table of the last `make bench`, if there was one."""
-    words, path = _WORDS[language], ROOT / "benchmarks" / "train_speed.json"
-    if not path.is_file():
-        return words["unmeasured"]
-    found = json.loads(path.read_text(encoding="utf-8"))
+def _measured(name: str) -> Any:
+    """What a benchmark wrote; `None` where it has not run."""
+    path = ROOT / "benchmarks" / f"{name}_speed.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _training(words: Mapping[str, Any]) -> list[str]:
+    found = _measured("train")
+    if found is None:
+        return [words["unmeasured"]]
     rates = found["tokens_per_second"]
     row = f"| {rates['zoo']:.0f} | {rates['torch']:.0f} | {found['ratio']:.2f} |"
-    return "\n".join([words["measured"].format(**found), "", *_header(words["speed"].format(**found)), row])
+    return [words["measured"].format(**found), "", *_header(words["speed"].format(**found)), row]
+
+
+def _decoding(words: Mapping[str, Any]) -> list[str]:
+    found = _measured("decode")
+    if found is None:
+        return []
+    rows = [
+        f"| {said} | {rates['zoo']:.0f} | {rates['torch']:.0f} | {found['ratio'][kind]:.2f} |"
+        for kind, said in words["kinds"].items()
+        if (rates := found["tokens_per_second"].get(kind))
+    ]
+    return ["", words["decoded"].format(**found), "", *_header(words["decoding"].format(**found)), *rows]
+
+
+def _serving(words: Mapping[str, Any]) -> list[str]:
+    found = _measured("serve")
+    if found is None:
+        return []
+    rows = [
+        f"| {clients} | {rates['continuous']:.0f} | {rates['one at a time']:.0f} | {found['ratio'][clients]:.1f} |"
+        for clients, rates in found["tokens_per_second"].items()
+    ]
+    return ["", words["served"].format(**found), "", *_header(words["serving"]), *rows]
+
+
+def speed(language: str) -> str:
+    """The tables of the last `make bench`, if there was one."""
+    words = _WORDS[language]
+    return "\n".join([*_training(words), *_decoding(words), *_serving(words)])
 
 
 def rewritten(language: str) -> str:

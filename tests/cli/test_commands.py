@@ -215,7 +215,7 @@ def test_a_device_that_this_paddle_lacks_is_refused(capsys):
         (["layout"], "Missing argument 'MODEL'"),
         (["layout", "qwen/qwen-8b"], "did you mean 'Qwen/Qwen3-8B'"),
         (["run", "pretrian"], "did you mean 'pretrain'"),
-        (["run", "compress"], "not in this version"),
+        (["run", "compress"], "zoo compress does it"),
         (
             ["run", "pretrain", "--model", "llama-7b", "--tensor_paralel_degree", "2"],
             "did you mean --tensor_parallel_degree",

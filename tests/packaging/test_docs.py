@@ -40,7 +40,9 @@ def headings(text):
 
 
 def without_comments(kind, content):
-    return re.sub(r"(?m)(^|\s+)#.*$|\"\"\".*?\"\"\"", "", content) if kind in ("python", "toml", "yaml") else content
+    return (
+        re.sub(r"(?m)(^|\s+)#.*$|\"\"\".*?\"\"\"", "", content) if kind in ("python", "sh", "toml", "yaml") else content
+    )
 
 
 @pytest.fixture(scope="module")

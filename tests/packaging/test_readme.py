@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,25 +106,61 @@ def test_make_has_the_targets():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def cut_short(words):
+    """The words of a command, with those that make it quick: few steps, few samples, processes only planned."""
+    if words[0] == "compress":
+        return [*words, "--samples", "4", "--eval_samples", "2"]
+    if words[0] == "eval":
+        return [*words, "--limit", "3"]
+    if words[0] != "run" or words[1] == "predict":
+        return words
+    steps = "5" if "--resume" in words else "4"
+    return [*words, "--dry_run"] if "--nproc" in words else [*words, "--max_steps", steps, "--save_steps", "2"]
+
+
+def serve(words, folder, environ):
+    """Start a server on ports that are free, end it as soon as it serves, and return what it said."""
+    words = [sys.executable, "-m", "zoo_core", *words, "--port", "0", "--web_port", "0"]
+    with subprocess.Popen(
+        words, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        assert server.stdout is not None
+        late, said = threading.Timer(120, server.kill), ""
+        late.start()
+        for line in server.stdout:
+            said += line
+            if "chat at http" in line:
+                server.terminate()
+        late.cancel()
+    assert server.returncode == 0, said
+    return said
+
+
 def test_the_first_run_as_it_is_written(tmp_path):
-    """Literally, except that training is cut short and four processes are only planned."""
+    """Literally, except that runs are cut short and four processes are only planned."""
     ran = []
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (tmp_path / "questions.json").write_text('{"src": "What is the plural of fox?"}\n', encoding="utf-8")
     for line in commands("en"):
         name, *words = shlex.split(line)
-        if name != "zoo" or any(word.endswith((".json", ".yaml")) for word in words):
+        if name != "zoo" or (words[1] == "pretrain" and any(word.endswith((".json", ".yaml")) for word in words)):
             continue
-        if words[0] == "run":
-            steps = "5" if "--resume" in words else "4"
-            words += ["--dry_run"] if "--nproc" in words else ["--max_steps", steps, "--save_steps", "2"]
+        if words[0] == "serve":
+            ran.append((words, serve(words, tmp_path, environ)))
+            continue
+        words = cut_short(words)
         done = subprocess.run(
             [sys.executable, "-m", "zoo_core", *words],
             cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False,
+            stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         ran.append((words, done.stdout))
     said = {" ".join(words[:2]): out for words, out in ran}
     assert said["sample out"].startswith("In the beginning")
+    assert "/v1" in said["serve tuned"]
+    answers = [(tmp_path / name).read_text(encoding="utf-8") for name in ("answers.json", "exported.json")]
+    assert answers[0] == answers[1] and '"src": "What is the plural of fox?"' in answers[0]
     assert "4 processes" in next(out for words, out in ran if "--dry_run" in words)
     assert (tmp_path / "out" / "loss.png").is_file() and (tmp_path / "out" / "checkpoint-4").is_dir()
     rows = (tmp_path / "out" / "loss.csv").read_text(encoding="utf-8").splitlines()

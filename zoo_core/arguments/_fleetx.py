@@ -117,7 +117,7 @@ UNUSED: dict[str, Unused] = {
     "Data.Train.loader.return_list": _COLLATE,
     "Data.Train.loader.collate_fn": _COLLATE,
     "Data.Train.collate_fn": _COLLATE,
-    "Data.Train.sample_split": Unused("the semi-automatic engine is not in this version"),
+    "Data.Train.sample_split": Unused("each replica reads its own samples"),
     "Optimizer.multi_precision": Unused("O2 always keeps fp32 masters", (True,)),
     "Optimizer.lr.use_increments": Unused("the schedule counts optimizer steps", (False,)),
     "Profiler.scheduler": _PROFILER,

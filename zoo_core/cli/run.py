@@ -111,7 +111,7 @@ def _take_aim(words: Sequence[str]) -> tuple[_Aimed, list[str]]:
 def _no_task(task: str) -> UsageFailure:
     tasks = ", ".join(_READY)
     if task in TASKS:
-        return UsageFailure(f"zoo run {task} is not in this version", f"it has {tasks}")
+        return UsageFailure(f"zoo run has no task {task}", f"tasks: {tasks}", f"zoo {task} does it; zoo {task} --help")
     near = nearest(task, _READY)
     todo = f"did you mean {near!r}?" if near else "zoo run --help says what there is"
     return UsageFailure(f"there is no task {task!r}", f"tasks: {tasks}", todo)
@@ -166,7 +166,7 @@ def _run(arguments: Arguments, words: Sequence[str], aimed: _Aimed) -> int:
             raise refused
         print("\ndry run: nothing was started")
         return 0
-    quiet_environment(os.environ)
+    quiet_environment(os.environ, traced=plan.to_static)
     launched = is_spawned() or "PADDLE_TRAINER_ID" in os.environ
     if not launched and (plan.world > 1 or arguments.launch.max_restarts):
         from zoo_core.engine.restart import keep_running  # reads checkpoints with numpy, as above

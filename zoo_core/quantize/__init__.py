@@ -1,0 +1,1 @@
+"""Compression: models whose weights become integers, block by block, calibrated on text, with a report."""
