@@ -11,6 +11,7 @@ import runpy
 from pathlib import Path
 
 import generate_arguments
+import generate_compression
 import generate_errors
 import generate_guide
 import generate_hooks
@@ -21,7 +22,7 @@ __all__ = ["LANGUAGES", "documents"]
 
 HERE = Path(__file__).parent
 LANGUAGES = ("en", "zh")
-PARTS = (generate_hooks, generate_errors, generate_guide)
+PARTS = (generate_hooks, generate_errors, generate_guide, generate_compression)
 
 
 def _page(text: str, blocks: dict[str, str]) -> str:
