@@ -71,7 +71,7 @@ STRATEGIES = (
     Cell("virtual_pipeline", "interleaved pipeline", "交错流水线"),
     Cell("expert_parallel", "expert parallel", "专家并行"),
     Cell("semi_auto", "semi-automatic", "半自动并行"),
-    Cell("to_static", "to static", "动转静"),
+    Cell("to_static", "to static", "动转静", "T1"),  # a traced graph is of one process
 )
 CELLS: Mapping[str, Cell] = {cell.name: cell for cell in (*TASKS, *STRATEGIES)}
 """The matrix's columns, by name: tasks, then strategies."""

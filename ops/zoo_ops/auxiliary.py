@@ -7,15 +7,18 @@ pass hands the hidden state on as it is, the backward pass sends the loss the we
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-__all__ = ["attach_loss", "set_loss_weight"]
+__all__ = ["attach_loss", "collected_losses", "set_loss_weight"]
 
 _weight = 0.0
+_collected: list[Tensor] | None = None
 
 
 def set_loss_weight(weight: float) -> None:
@@ -25,6 +28,17 @@ def set_loss_weight(weight: float) -> None:
     """
     global _weight
     _weight = weight
+
+
+@contextmanager
+def collected_losses() -> Iterator[list[Tensor]]:
+    """Let `attach_loss` put losses into this list instead: a traced graph gives them back beside what it computes."""
+    global _collected
+    before, _collected = _collected, []
+    try:
+        yield _collected
+    finally:
+        _collected = before
 
 
 class _Attach(PyLayer):  # type: ignore[misc]
@@ -46,4 +60,9 @@ def attach_loss(x: Tensor, loss: Tensor) -> Tensor:
         loss: a scalar: the sum over the micro batch's tokens of a loss per token, its coefficient included. It is
             divided by what the main loss is divided by, the tokens of the global batch that bear one.
     """
-    return x if loss.stop_gradient else _Attach.apply(x, loss)
+    if loss.stop_gradient:
+        return x
+    if _collected is not None:
+        _collected.append(loss)
+        return x
+    return _Attach.apply(x, loss)

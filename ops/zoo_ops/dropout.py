@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +20,16 @@ from zoo_ops import parallel
 if TYPE_CHECKING:
     from paddle import Tensor
 
-__all__ = ["Dropout", "dropout_context", "dropped", "keep_dropout_context", "keep_mask", "set_dropout_state"]
+__all__ = [
+    "Dropout",
+    "dropout_context",
+    "dropout_keys",
+    "dropped",
+    "keep_dropout_context",
+    "keep_mask",
+    "set_dropout_state",
+    "traced_dropout",
+]
 
 T = TypeVar("T")
 _BITS32 = 0xFFFFFFFF
@@ -33,6 +42,8 @@ class _State:
     training: bool = True
     sample_base: int = 0
     sequence_offset: int = 0
+    keys: Mapping[str, Tensor] | None = None
+    first_sample: Tensor | None = None
 
 
 _state = _State()
@@ -66,6 +77,29 @@ def dropout_context(sample_base: int = 0, sequence_offset: int = 0) -> Iterator[
         yield
 
 
+@contextmanager
+def traced_dropout(keys: Mapping[str, Tensor], first_sample: Tensor) -> Iterator[None]:
+    """Say, while a graph is traced, which of its inputs give the masks what changes from step to step.
+
+    Args:
+        keys: for each name, int64 [2]: its row of `dropout_keys`.
+        first_sample: int64 [1], the `sample_base` of `dropout_context`.
+    """
+    with _within(replace(_state, sample_base=0, keys=keys, first_sample=first_sample)):
+        yield
+
+
+def _key(name: str) -> tuple[int, int]:
+    """Two 32-bit numbers that stand for the run, the step and the layer."""
+    digest = hashlib.blake2b(f"{_state.seed}\0{_state.step}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
+def dropout_keys(names: Sequence[str]) -> Tensor:
+    """Return what the masks of these layers are made from in this step, int64 [N, 2]."""
+    return paddle.to_tensor([_key(name) for name in names], dtype="int64").reshape([len(names), 2])
+
+
 def keep_dropout_context(function: Callable[..., T]) -> Callable[..., T]:
     """Bind the present state to `function`, for recompute: it runs again when another micro batch is current."""
     state = _state
@@ -82,11 +116,16 @@ def _mix(x: Tensor) -> Tensor:
 
     Both factors are below 2 ** 31, so no product overflows: the result is the same on every device.
     """
-    x = paddle.bitwise_xor(x, x // 65536)
-    x = (x * 0x21F0AAAD) % (_BITS32 + 1)
-    x = paddle.bitwise_xor(x, x // 32768)
-    x = (x * 0x735A2D97) % (_BITS32 + 1)
-    return paddle.bitwise_xor(x, x // 32768)
+    x = paddle.bitwise_xor(x, x // _exact(65536))
+    x = (x * _exact(0x21F0AAAD)) % _exact(_BITS32 + 1)
+    x = paddle.bitwise_xor(x, x // _exact(32768))
+    x = (x * _exact(0x735A2D97)) % _exact(_BITS32 + 1)
+    return paddle.bitwise_xor(x, x // _exact(32768))
+
+
+def _exact(value: int) -> int | Tensor:
+    """A factor for integers: a traced graph would round a number to float32, and not a tensor."""
+    return value if paddle.in_dynamic_mode() else _int(value)
 
 
 def keep_mask(name: str, shape: Sequence[int], p: float, sequence_start: int = 0, feature_start: int = 0) -> Tensor:
@@ -95,16 +134,17 @@ def keep_mask(name: str, shape: Sequence[int], p: float, sequence_start: int = 0
     The part begins at `sequence_start` after the context's offset, and at feature `feature_start`.
     """
     state = _state
-    key = hashlib.blake2b(f"{state.seed}\0{state.step}\0{name}".encode(), digest_size=8).digest()
-    low, high = int.from_bytes(key[:4], "little"), int.from_bytes(key[4:], "little")
+    low, high = (_int(value) for value in _key(name)) if state.keys is None else state.keys[name].split(2)
     sample_B = paddle.arange(state.sample_base, state.sample_base + shape[0], dtype="int64")
+    if state.first_sample is not None:
+        sample_B = sample_B + state.first_sample
     first = state.sequence_offset + sequence_start
     position_S = paddle.arange(first, first + shape[1], dtype="int64")
     feature_F = paddle.arange(feature_start, feature_start + math.prod(shape[2:]), dtype="int64")
-    row_BS = _mix(paddle.bitwise_xor(_mix(paddle.bitwise_xor(sample_B, _int(low))).unsqueeze(1), position_S))
-    column_F = _mix(paddle.bitwise_xor(feature_F, _int(high)))
+    row_BS = _mix(paddle.bitwise_xor(_mix(paddle.bitwise_xor(sample_B, low)).unsqueeze(1), position_S))
+    column_F = _mix(paddle.bitwise_xor(feature_F, high))
     hashed = _mix(paddle.bitwise_xor(row_BS.unsqueeze(-1), column_F))
-    return (hashed >= int(p * (_BITS32 + 1))).reshape(shape)
+    return (hashed >= _exact(int(p * (_BITS32 + 1)))).reshape(shape)
 
 
 def _int(value: int) -> Tensor:

@@ -106,7 +106,20 @@ class Router(nn.Layer):  # type: ignore[misc]
         self.register_buffer("e_score_correction_bias", paddle.zeros([experts], dtype="float32"))
         self.options = (top_k, groups, top_groups, scale, normalise)
         self.balance_rate = balance_rate
-        self.load_E: Tensor | None = None
+        self._seen: dict[str, Tensor] = {}
+
+    @property
+    def load_E(self) -> Tensor | None:
+        """How many tokens each expert had since the last `balance`, int64 [E]; `None` before the first."""
+        return self._seen.get("load")  # no attribute: a layer that is traced takes tensors among its buffers
+
+    def take_load(self) -> Tensor | None:
+        """Return `load_E`, and begin to count anew."""
+        return self._seen.pop("load", None)
+
+    def add_load(self, load_E: Tensor) -> None:
+        """Add int64 [E] to what is counted."""
+        self._seen["load"] = self._seen["load"] + load_E if self._seen else load_E
 
     def forward(self, x_TH: Tensor, real_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the weights [T, K] and the experts, int64 [T, K], of each token.
@@ -123,7 +136,7 @@ class Router(nn.Layer):  # type: ignore[misc]
         if self.training and self.balance_rate and paddle.is_grad_enabled():
             counted_NK = experts_TK if real_T is None else experts_TK[real_T]
             load_E = paddle.bincount(counted_NK.flatten(), minlength=self.weight.shape[0])
-            self.load_E = load_E if self.load_E is None else self.load_E + load_E
+            self.add_load(load_E)
         return weights_TK, experts_TK
 
     def balance(self, load_E: Tensor) -> None:
@@ -132,7 +145,7 @@ class Router(nn.Layer):  # type: ignore[misc]
             wide = load_E.astype("float64")
             up_E = paddle.sign(wide.mean() - wide).astype("float32")
             self.e_score_correction_bias.add_(up_E * self.balance_rate)
-        self.load_E = None
+        self.take_load()
 
 
 def moe_reference(x_BSH: Tensor, gate: Any, experts: Any, shared: Any = None) -> Tensor:

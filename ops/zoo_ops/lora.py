@@ -70,7 +70,7 @@ class _Adapted(nn.Layer):  # type: ignore[misc]
         """
         base = self._base_weight()
         lora_A, lora_B = self._parameters["lora_A"], self._parameters["lora_B"]
-        return base if lora_A is None else base + self.scale * paddle.matmul(lora_A, lora_B)
+        return base if lora_A is None else paddle.add(base, self.scale * paddle.matmul(lora_A, lora_B))
 
     def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """This layer's product with `x`, the adapter's added; a term of the sum over ranks where there is one."""
@@ -117,7 +117,7 @@ class LoraRowLinear(_Adapted, RowLinear):
         if stays:
             return y
         y, bias = parallel.leave(y), self._parameters["bias"]
-        return y if bias is None else y + bias
+        return y if bias is None else paddle.add(y, bias)  # not `+`: see `prefix.attach_prefix`
 
 
 def adapted(layer: Any, lora_A: Any, lora_B: Any, scale: float, dropout: float, name: str) -> _Adapted:

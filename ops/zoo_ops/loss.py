@@ -85,6 +85,8 @@ def cross_entropy(logits: Tensor, labels_BS: Tensor, *, start: int = 0, vocab_si
     width = logits.shape[-1]
     split = vocab_size is not None and parallel.tensor_axis().degree > 1
     valid = width if vocab_size is None else max(0, min(width, vocab_size - start))
+    if not split and not paddle.in_dynamic_mode():
+        return cross_entropy_reference(logits[..., :valid].astype("float32"), labels_BS)
     flat = logits.reshape([-1, width])
     if not split and valid == width and cpu_path(flat):
         return cross_entropy_cpu(flat, labels_BS.reshape([-1])).reshape(labels_BS.shape)

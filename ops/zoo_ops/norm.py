@@ -52,7 +52,10 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         frozen = weight is not None and weight.stop_gradient and not x.stop_gradient
-        if frozen and paddle.in_dynamic_mode() and x.place.is_cpu_place():
+        if frozen and not paddle.in_dynamic_mode():
+            y = F.layer_norm(x, self._normalized_shape, epsilon=self._epsilon) * weight
+            return y if bias is None else y + bias
+        if frozen and x.place.is_cpu_place():
             weight = weight.detach()
             weight.stop_gradient = False
         return F.layer_norm(x, self._normalized_shape, weight, bias, self._epsilon)

@@ -114,10 +114,11 @@ def attach_prefix(module: Any, parameters: Mapping[str, Any], key_width: int, va
     def rows(which: str) -> Tensor:
         if "prefix_embedding" not in own:
             return own[f"prefix_{which}"]
+        # functions, not `+`: in a traced graph that takes no parameter which is not read as an attribute
         hidden_PI = paddle.tanh(
-            paddle.matmul(own["prefix_embedding"], own["prefix_dense_weight"]) + own["prefix_dense_bias"]
+            paddle.add(paddle.matmul(own["prefix_embedding"], own["prefix_dense_weight"]), own["prefix_dense_bias"])
         )
-        return paddle.matmul(hidden_PI, own[f"prefix_{which}_weight"]) + own[f"prefix_{which}_bias"]
+        return paddle.add(paddle.matmul(hidden_PI, own[f"prefix_{which}_weight"]), own[f"prefix_{which}_bias"])
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         k_PE, v_PE = rows("key"), rows("value")

@@ -105,7 +105,9 @@ class ParallelArguments(Group):
         False, "PaddleNLP auto parallel: resume from a manual run's checkpoint.",
         effect=no_effect("one checkpoint format serves every layout"),
     )  # fmt: skip
-    to_static: bool = argument(False, "Train the traced graph.", effect=not_yet("the semi-automatic engine"))
+    to_static: bool = argument(
+        False, "Train the traced graph of the model (`paddle.jit.to_static`), in one process and without recompute."
+    )
     sharding_parallel_config: str = argument(
         "", "PaddleNLP: switches of sharding's communication.", parse=_words,
         effect=no_effect("fusion and overlap are the engine's choice"),

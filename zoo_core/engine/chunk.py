@@ -8,6 +8,7 @@ from typing import Any
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
+from zoo_core.engine.traced import TracedPass
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan import Plan
 from zoo_ops import Batch, dropout_context, keep_dropout_context
@@ -72,6 +73,7 @@ class Chunk(nn.Layer):  # type: ignore[misc]
                 if wanted and element.attention:
                     _recompute_inside(layer, element.attention)
         self._whole = plan.recompute == "full"
+        self._traced = TracedPass(self, lambda batch: self.through(None, batch)) if plan.to_static else None
 
     def holds_all_rows(self) -> None:
         """Say that a micro batch has the rows of all replicas, not this one's."""
@@ -86,6 +88,8 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         """Run the next micro batch of the feed; `x` is ignored by the first chunk."""
         turn, batch = self._feed.take(self.number)
         first_sample = (turn * self._replicas + self._replica) * batch.input_ids.shape[0]
+        if self._traced is not None and self.training:
+            return self._traced(batch, first_sample)
         with dropout_context(first_sample):
             return self.through(None if self.number == 0 else x, batch)
 

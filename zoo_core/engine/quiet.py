@@ -20,9 +20,13 @@ _IGNORED = ("ignore:No ccache found", "ignore:No shared comm", "ignore:Current g
 """Python's filters for warnings of Paddle: of a compiler cache, of a pipeline without tied weights, of groups."""
 
 
-def quiet_environment(environ: MutableMapping[str, str]) -> None:
-    """Silence Paddle's start in the processes that will have this environment; what the user set stays."""
-    environ.setdefault("GLOG_minloglevel", "1")  # connection messages of every process group
+def quiet_environment(environ: MutableMapping[str, str], traced: bool = False) -> None:
+    """Silence Paddle's start in the processes that will have this environment; what the user set stays.
+
+    Args:
+        traced: graphs will be traced, and Paddle warns of operations that its own tracing puts in.
+    """
+    environ.setdefault("GLOG_minloglevel", "2" if traced else "1")  # 1: connection messages of every process group
     if "ignore:No ccache" not in (known := environ.get("PYTHONWARNINGS", "")):
         environ["PYTHONWARNINGS"] = ",".join(filter(None, (*_IGNORED, known)))
 

@@ -6,7 +6,6 @@ __all__ = ["LIMITS", "lacking"]
 
 LIMITS: dict[str, str] = {
     "semi_auto": "semi-automatic engine",
-    "to_static": "training of traced graphs",
 }
 """Cell -> what is missing."""
 

@@ -90,6 +90,7 @@ def sketch(degrees: Degrees, model: ModelFacts, is_block: tuple[bool, ...]) -> P
         blocks=is_block,
         nodes=r.nodes,
         device=r.device,
+        to_static=r.to_static,
         model=model.name,
         sequence=r.sequence,
     )

@@ -57,6 +57,7 @@ class Plan:
         remarks: padding, replication, and what was switched off; to be printed, logged and stored.
         nodes: machines.
         device: "cpu", "gpu" or "xpu".
+        to_static: the traced graph is trained.
         model: the model's name.
         sequence: tokens of a sample, if known.
     """
@@ -82,6 +83,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     nodes: int = 1
     device: str = "cpu"
+    to_static: bool = False
     model: str = ""
     sequence: int | None = None
 

@@ -288,6 +288,28 @@ def _generation(case: Case) -> str:
     return f"generation-evaluation with pp {r.pipeline}: generating needs the whole model in each step" if on else ""
 
 
+_TRACED = ("pretrain", "sft", "lora", "prefix", "dpo")
+"""Tasks that train, and so may train a traced graph."""
+
+
+def _to_static(case: Case) -> str:
+    r = case.degrees.request
+    if not r.to_static:
+        return ""
+    if r.task not in _TRACED:
+        return f"to_static with {r.task}: nothing is trained"
+    if r.world > 1:
+        own = (
+            "Paddle's static engine for several processes (dist.to_static) needs CUDA"
+            if r.device == "cpu"
+            else "Paddle's static engine (dist.to_static) has an optimizer and a clip of its own, not zoo's"
+        )
+        return f"to_static on {r.world} processes: a graph holds no exchange that Python makes between them, and {own}"
+    if r.recompute != "none":
+        return f"to_static with recompute ({r.recompute}): a traced graph keeps for its gradient what it has computed"
+    return ""
+
+
 def _lacking(case: Case) -> str:
     return next((why for name in case.degrees.strategies if (why := lacking(name))), "")
 
@@ -404,6 +426,12 @@ RULES: tuple[LegalityRule, ...] = (
         "Evaluation by generating does not combine with pp.",
         "PaddleNLP's eval_with_do_generation",
         _generation,
+    ),
+    LegalityRule(
+        "traced graphs run alone",
+        "`--to_static` trains in one process, and without recompute.",
+        "PaddlePaddle 3.3.1: DistModel asserts CUDA; tests/train/test_to_static.py",
+        _to_static,
     ),
     LegalityRule(
         "the core has it", "The task or strategy is in this version of zoo-core.", "zoo_core.matrix.LIMITS", _lacking

@@ -72,6 +72,8 @@ def qat_of_run(arguments: Arguments, found: Found, config: ModelConfig, state: M
         refuse("a compressed model", "integers are not trained", "give the model that it was made from")
     if arguments.parallel.engine == "auto" or arguments.parallel.enable_auto_parallel:
         refuse("the semi-automatic engine", "spans are found by the manual one", "leave it out")
+    if arguments.parallel.to_static:
+        refuse("to_static", "what layers see of their inputs would stay in the graph", "leave it out")
     if arguments.parallel.sharding.startswith("stage3"):
         refuse(
             "sharding stage3", "no process holds a whole weight, whose largest magnitude is its span",
