@@ -23,7 +23,7 @@ from zoo_ops.cpu.rows import view
 from zoo_ops.cpu.threads import one_blas_thread, set_threads
 from zoo_ops.feed_forward import gated_mlp, gated_reference
 from zoo_ops.kernels import Kernels, set_kernels
-from zoo_ops.linear import Linear, LMHead, linear, project
+from zoo_ops.linear import Embedding, Linear, LMHead, linear, project
 from zoo_ops.norm import rms_norm, rms_norm_reference
 from zoo_ops.rope import apply_rope, apply_rope_reference
 
@@ -51,7 +51,7 @@ def calls(monkeypatch):
         return counted
 
     for module in (linear_module, feed_forward, norm_module, rope_module, cpu_attention):
-        for name in ("linear_row", "gated_row", "rms_norm_rows", "rope_rows", "attention_row"):
+        for name in ("linear_row", "gated_row", "rms_norm_rows", "rope_rows", "attention_row", "embedding_rows"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return found
@@ -115,6 +115,24 @@ def test_head_of_a_row(size, threads, calls):
         with paddle.no_grad():
             np.testing.assert_allclose(head(x).numpy(), expected, atol=1e-5, rtol=1e-5)
     assert calls["linear_row"] == 2
+
+
+def test_embedding_of_a_few_rows(calls):
+    weight = random(11, 6)
+    layer = Embedding(nn.Embedding(11, 6).weight)
+    layer.weight.set_value(weight)
+    for ids in ([[3]], [[0], [10]], [[1, 2, 2]], np.zeros((2, 0), np.int64)):
+        x = paddle.to_tensor(np.asarray(ids))
+        with paddle.no_grad():
+            got = layer(x)
+        assert got.shape == [*x.shape, 6]
+        np.testing.assert_array_equal(got.numpy(), weight.numpy()[x.numpy()])
+    assert calls == {"embedding_rows": 4}
+    with paddle.no_grad(), pytest.raises(ValueError):
+        layer(paddle.to_tensor([[11]]))
+    calls.clear()
+    layer(paddle.to_tensor([[3]])).sum().backward()
+    assert not calls and layer.weight.grad.numpy()[3].tolist() == [1.0] * 6
 
 
 def test_several_projections_of_a_row(calls):

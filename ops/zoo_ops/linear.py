@@ -17,13 +17,14 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
-from zoo_ops.cpu.rows import Projection, is_forward_only, linear_row
+from zoo_ops.cpu.rows import MOST, Projection, embedding_rows, is_forward_only, linear_row
 from zoo_ops.kernels import cpu_path
 from zoo_ops.loss import cross_entropy
 from zoo_ops.norm import rms_norm
 
 __all__ = [
     "ColumnLinear",
+    "Embedding",
     "LMHead",
     "Linear",
     "RowLinear",
@@ -97,6 +98,31 @@ class Linear(nn.Linear):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
         return linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Embedding):  # type: ignore[misc]
+    """A whole Embedding as the engine runs it: weight [V, H]."""
+
+    def __init__(self, weight: Any) -> None:
+        nn.Layer.__init__(self)
+        self._parameters["weight"] = weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[...] -> [..., H].
+
+        Raises:
+            ValueError: an id is beyond the rows of the weight.
+        """
+        weight = self.weight
+        if math.prod(ids.shape) * weight.shape[-1] < MOST and cpu_path(weight) and is_forward_only(weight):
+            found = embedding_rows(ids, weight)
+            if found is not None:
+                return found
+        return F.embedding(ids, weight)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return ", ".join(map(str, self.weight.shape))
 
 
 def whole_projections(x: Tensor, *layers: Any) -> list[Projection] | None:

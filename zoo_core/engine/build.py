@@ -26,7 +26,7 @@ from zoo_core.quantization import QuantSpec
 from zoo_ops import Dropout, attach_prefix
 from zoo_ops.fake_quant import faked
 from zoo_ops.init import initial, initial_slice
-from zoo_ops.linear import ColumnLinear, Linear, LMHead, RowLinear, VocabEmbedding, VocabHead
+from zoo_ops.linear import ColumnLinear, Embedding, Linear, LMHead, RowLinear, VocabEmbedding, VocabHead
 from zoo_ops.lora import adapted
 
 __all__ = ["Held", "Source", "Stage", "build_layer", "from_both", "from_seed", "initial_values"]
@@ -164,6 +164,8 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
         swapped = _swap(module, rules, made, stage)
         if swapped is None and type(module) is nn.Linear:
             swapped = Linear(made["weight"], made.get("bias"))
+        elif swapped is None and type(module) is nn.Embedding and _is_plain(module):
+            swapped = Embedding(made["weight"])
         if swapped is None:
             for own, tensor in made.items():
                 if own in module._parameters:
@@ -180,6 +182,11 @@ def build_layer(element: PipeLayer, stage: Stage) -> nn.Layer:
     if stage.dresser is not None:
         stage.dresser.finish(layer, element.prefix, element.is_block)
     return layer
+
+
+def _is_plain(module: nn.Embedding) -> bool:
+    """Whether all that an embedding does is to take rows of its weight."""
+    return module._padding_idx is None and module._max_norm is None and not module._sparse
 
 
 def _attach_prefix(layer: nn.Layer, element: PipeLayer, stage: Stage) -> None:

@@ -10,8 +10,7 @@ head width, W that of values, F width of a feed-forward block, I/O in and out fe
 from __future__ import annotations
 
 import math
-from ctypes import c_float
-from functools import lru_cache
+from ctypes import c_char
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +25,7 @@ __all__ = [
     "MOST",
     "Projection",
     "attention_row",
+    "embedding_rows",
     "fresh",
     "gated_row",
     "is_forward_only",
@@ -47,12 +47,13 @@ _WIDE = 1 << 20
 
 _FLOAT32, _CPU = np.dtype(np.float32), paddle.CPUPlace()
 
+_BASE = 1 << 12
+_MEMORY: Any = (c_char * ((1 << 47) - _BASE)).from_address(_BASE)
+"""All that a process may address, but for the first page: numpy takes a buffer at 0 for none."""
 
-@lru_cache(maxsize=4096)
-def _at(address: int, *shape: int) -> np.ndarray:
-    """What lies at an address. It depends on nothing else, so it may outlive the tensor that was there."""
-    values: Any = (c_float * math.prod(shape)).from_address(address)
-    return np.ndarray(shape, _FLOAT32, values)
+
+def _at(address: int, shape: list[int]) -> np.ndarray:
+    return np.ndarray(tuple(shape), _FLOAT32, _MEMORY, address - _BASE)  # half of what a list takes
 
 
 def view(x: Tensor) -> np.ndarray:
@@ -60,21 +61,18 @@ def view(x: Tensor) -> np.ndarray:
 
     The view does not keep the tensor alive: it is for the length of one function that holds the tensor.
     """
-    if x.is_contiguous():
-        return _at(x.data_ptr(), *x.shape)
     shape = x.shape
-    if 0 in shape:
+    if 0 in shape:  # of which there may be no address
         return np.empty(shape, _FLOAT32)
-    steps = x.strides
-    span = 1 + sum((size - 1) * step for size, step in zip(shape, steps, strict=True))
-    values: Any = (c_float * span).from_address(x.data_ptr())
-    return np.ndarray(shape, _FLOAT32, values, 0, tuple(4 * step for step in steps))
+    if x.is_contiguous():
+        return _at(x.data_ptr(), shape)
+    return np.ndarray(shape, _FLOAT32, _MEMORY, x.data_ptr() - _BASE, [4 * step for step in x.strides])
 
 
 def fresh(shape: list[int]) -> tuple[Tensor, np.ndarray]:
     """Return a new float32 CPU tensor and a view of it; `zoo_ops.cpu.threads.empty` with half of its cost."""
     x = paddle._C_ops.empty(shape, paddle.float32, _CPU)
-    return x, _at(x.data_ptr(), *shape)
+    return x, _at(x.data_ptr(), shape) if 0 not in shape else np.empty(shape, _FLOAT32)
 
 
 def is_forward_only(*tensors: Tensor) -> bool:
@@ -132,6 +130,21 @@ def gated_row(x: Tensor, gate: Projection, up: Projection, down: Projection) -> 
     return out
 
 
+def embedding_rows(ids: Tensor, weight_VH: Tensor) -> Tensor | None:
+    """The rows of a weight; `None` where an id is not one of them.
+
+    Paddle's operation starts its threads for a single row, and afterwards they wait for more by spinning: for longer
+    than a token takes, on the cores that the rest of the pass needs.
+    """
+    rows = ids.numpy()
+    size, width = weight_VH.shape
+    if rows.size and (rows.min() < 0 or rows.max() >= size):
+        return None
+    out, y = fresh([*rows.shape, width])
+    y[...] = view(weight_VH)[rows]
+    return out
+
+
 def attention_row(
     q_B1ND: Tensor,
     k_BKMD: Tensor,
@@ -170,6 +183,13 @@ def rms_norm_rows(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     """`rms_norm` of a few rows."""
     out, y = fresh(x.shape)
     values = view(x)
+    width = values.shape[-1]
+    if values.size == width:
+        row_H = values.reshape(-1)
+        scale = 1.0 / math.sqrt(float(row_H.dot(row_H)) / width + eps)
+        np.multiply(values, np.float32(scale), out=y)
+        y *= view(weight_H)
+        return out
     scale = np.einsum("...h,...h->...", values, values)[..., None]
     scale *= np.float32(1.0 / values.shape[-1])
     scale += np.float32(eps)
