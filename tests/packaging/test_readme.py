@@ -143,7 +143,8 @@ def test_the_first_run_as_it_is_written(tmp_path):
     (tmp_path / "questions.json").write_text('{"src": "What is the plural of fox?"}\n', encoding="utf-8")
     for line in commands("en"):
         name, *words = shlex.split(line)
-        if name != "zoo" or (words[1] == "pretrain" and any(word.endswith((".json", ".yaml")) for word in words)):
+        with_users_file = words[:2] == ["run", "pretrain"] and any(w.endswith((".json", ".yaml")) for w in words)
+        if name != "zoo" or with_users_file:
             continue
         if words[0] == "serve":
             ran.append((words, serve(words, tmp_path, environ)))
