@@ -115,7 +115,7 @@ def test_attached_losses_move_what_nothing_else_does():
     assert np.abs(weights(found)[name] - before).max() > LEARNING_RATE / 2
 
 
-@pytest.mark.parametrize("family", ("llama", "bloom"))
+@pytest.mark.parametrize("family", ("llama", pytest.param("bloom", marks=pytest.mark.soak)))
 @pytest.mark.parametrize(
     "settings",
     ({"lora": LoraSpec(rank=4, dropout=0.2)}, {"prefix": PrefixSpec(tokens=3, hidden=8)}),
