@@ -11,7 +11,7 @@ import pytest
 
 from zoo_core.checkpoint import checkpoints, read_state
 from zoo_core.errors import ConfigError
-from zoo_core.generate import load_model
+from zoo_core.generate import EnginePasses, Row, Sampling, beam_search, load_model
 from zoo_core.train import scores as scorers
 from zoo_core.train.scores import SCORES, check_scorers, scores
 
@@ -124,6 +124,20 @@ def test_adapters_and_prefixes_answer(run, words, tmp_path, task):
     assert len(lines) == 7 and any(line["output"] for line in lines)
 
 
+def test_beams_answer(run, words, tmp_path):
+    """The two best of three beams, as `beam_search` finds them with the checkpoint's weights."""
+    more = "--decode_strategy beam_search --num_beams 3 --num_return_sequences 2 --length_penalty 1.0"
+    status, _, err = run(words("--max_steps", "1", "--save_steps", "1", *ANSWERED.split(), *more.split()))
+    assert (status, err) == (0, "")
+    lines = read(tmp_path / "out" / "generated_output.json")
+    model = load_model(tmp_path / "out" / "checkpoint-1")
+    rules = model.rules(Sampling(temperature=0.0), min_new_tokens=1)
+    rows = [Row(model.encode(line["src"]), 12) for line in lines[::2]]
+    best = beam_search(EnginePasses(model.engine), rows, rules, 3, length_penalty=1.0, num_return_sequences=2)
+    told = [model.tokenizer.decode(list(beam.tokens), skip_special_tokens=True) for found in best for beam in found]
+    assert len(told) == 14 and [line["output"] for line in lines] == told
+
+
 LAYOUTS = {
     "tp2+sp": "--tp 2 --sequence_parallel --gradient_accumulation_steps 2 --per_device_train_batch_size 2",
     "stage3": "--sharding stage3 --per_device_train_batch_size 2",
@@ -181,7 +195,8 @@ def test_answers_of_families_do_not_depend_on_the_plan(same_answers, model, layo
     [
         ("--eval_with_do_generation", "--do_predict on test.json"),
         ("--do_eval --save_generation_output", "save_generation_output without eval_with_do_generation"),
-        (f"{ANSWERED} --decode_strategy beam_search", "take greedy_search, or sampling"),
+        (f"{ANSWERED} --decode_strategy beam_search --num_return_sequences 2", "a beam gives one answer"),
+        (f"{ANSWERED} --decode_strategy beam_search --sharding stage3 --nproc 2", "take greedy_search, or sampling"),
         (f"{ANSWERED} --min_dec_len 13", "min_dec_len 13 is above max_dec_len 12"),
         (f"{ANSWERED} --num_return_sequences 2", "each answer would be the same"),
         (f"{ANSWERED} --metric_for_best_model loss --load_best_model_at_end", "bleu4 and rouge1 and rouge2 and rougel"),

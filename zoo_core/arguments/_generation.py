@@ -38,7 +38,7 @@ class GenerationArguments(Group):
     )
     min_p: float = argument(
         0.0, "Sample among tokens of at least this probability, as a part of the most likely one's.", minimum=0,
-        maximum=1, tasks=_PREDICT,
+        maximum=1, tasks=GENERATING,
     )  # fmt: skip
     temperature: float = argument(1.0, "Divide logits by this before sampling.", minimum=0, tasks=GENERATING)
     min_dec_len: int = argument(1, "Fewest new tokens.", unit="tokens", minimum=0, tasks=GENERATING,
@@ -48,15 +48,15 @@ class GenerationArguments(Group):
         tasks=GENERATING, aliases=("max_new_tokens",),
     )  # fmt: skip
     num_return_sequences: int = argument(1, "Answers for each prompt.", minimum=1, tasks=GENERATING)
-    num_beams: int = argument(1, "Beams of beam search.", minimum=1, tasks=_PREDICT)
-    length_penalty: float = argument(0.0, "Exponent of the length in a beam's score.", tasks=_PREDICT)
-    early_stopping: bool = argument(False, "Stop when enough beams have ended.", tasks=_PREDICT)
+    num_beams: int = argument(1, "Beams of beam search.", minimum=1, tasks=GENERATING)
+    length_penalty: float = argument(0.0, "Exponent of the length in a beam's score.", tasks=GENERATING)
+    early_stopping: bool = argument(False, "Stop when enough beams have ended.", tasks=GENERATING)
     repetition_penalty: float = argument(
-        1.0, "Divide the logits of tokens seen by this, negative ones are multiplied.", above=0, tasks=_PREDICT
+        1.0, "Divide the logits of tokens seen by this, negative ones are multiplied.", above=0, tasks=GENERATING
     )
-    presence_penalty: float = argument(0.0, "Taken off the logits of tokens that the answer has.", tasks=_PREDICT)
+    presence_penalty: float = argument(0.0, "Taken off the logits of tokens that the answer has.", tasks=GENERATING)
     frequency_penalty: float = argument(
-        0.0, "Taken off the logits of tokens for each time that the answer has them.", tasks=_PREDICT
+        0.0, "Taken off the logits of tokens for each time that the answer has them.", tasks=GENERATING
     )
     stop: str | None = argument(
         None, "Texts that end an answer and are no part of it: one, or a JSON list.", parse=_texts, tasks=_PREDICT

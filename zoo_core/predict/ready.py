@@ -15,7 +15,7 @@ from zoo_core.config import ModelConfig
 from zoo_core.data.sft import Encoder, Lines
 from zoo_core.errors import ConfigError, DataError, TokenizerError
 from zoo_core.export.spec import Exported, read_exported
-from zoo_core.generate import Rules, Sampling
+from zoo_core.generate import Rules
 from zoo_core.peft.digest import digest
 from zoo_core.peft.files import base_and_adapter, open_adapter
 from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
@@ -26,11 +26,11 @@ from zoo_core.predict.record import DIGEST
 from zoo_core.registry import Found
 from zoo_core.tokenizers import Tokenizer
 from zoo_core.train.conversing import encoder_of
-from zoo_core.train.generation import rules_of
+from zoo_core.train.generation import rules_of, sampling_of
 from zoo_core.train.prepare import other_fusing
 from zoo_core.train.vocabulary import run_tokenizer
 
-__all__ = ["Model", "Ready", "find_model", "make_ready", "prompts_of", "sampling_of", "stop_texts"]
+__all__ = ["Model", "Ready", "find_model", "make_ready", "prompts_of", "stop_texts"]
 
 _DECIDING = (
     "decode_strategy", "top_k", "top_p", "min_p", "temperature", "min_dec_len", "num_return_sequences",
@@ -137,19 +137,6 @@ def _exported(arguments: Arguments, folder: Path) -> Model:
         )  # fmt: skip
     found, config = chosen_model(arguments.replace(model_name_or_path=str(folder)))
     return Model(found, config, room=spec.max_length, exported=spec)
-
-
-def sampling_of(arguments: Arguments) -> Sampling:
-    """Return how tokens are chosen.
-
-    Raises:
-        ConfigError: a value is out of its range.
-    """
-    wanted = arguments.generation
-    penalties = (wanted.repetition_penalty, wanted.presence_penalty, wanted.frequency_penalty)
-    if wanted.decode_strategy == "sampling":
-        return Sampling(wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, *penalties)
-    return Sampling(0.0, 0, 1.0, 0.0, *penalties)
 
 
 def stop_texts(arguments: Arguments) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from zoo_core.data.sft import Encoder, Lines, parse_line
 from zoo_core.data.sft.surveying import Survey, encoded_line
 from zoo_core.engine.engine import Engine
 from zoo_core.generate import Row, Rules
-from zoo_core.generate.passes import answer_batch
+from zoo_core.generate.beam import beam_search
+from zoo_core.generate.passes import EnginePasses, answer_batch
 from zoo_core.train.agree import shared
 from zoo_core.train.record import recorded
 from zoo_core.train.scores import scores
@@ -92,6 +94,7 @@ class AnswerEvaluation:
         copies: answers for each question.
         seed: of the draws; each answer has its own, so it does not depend on what is answered beside it.
         output: file that the answers are written to, if any.
+        beams: what beam search is told; empty where tokens are chosen one by one.
     """
 
     questions: Questions
@@ -102,6 +105,7 @@ class AnswerEvaluation:
     copies: int = 1
     seed: int = 0
     output: Path | None = None
+    beams: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, engine: Engine) -> Answered:
         """Evaluate; every rank calls it and gets the same.
@@ -131,11 +135,20 @@ class AnswerEvaluation:
             numbers = [order[place] for place in places if place >= 0]
             if not numbers and not engine.moves_together:
                 continue
+            if self.beams:
+                found |= self._searched(engine, numbers)
+                continue
             rows = [row for number in numbers for row in self._rows(number)] or [Row([self.rules.filler], 0)]
             texts = answer_batch(engine, rows, self.rules, self.max_new_tokens)
             for at, number in enumerate(numbers):
                 found[number] = texts[at * self.copies : (at + 1) * self.copies]
         return found
+
+    def _searched(self, engine: Engine, numbers: Sequence[int]) -> dict[int, list[list[int]]]:
+        """The best answers to some questions, by beam search."""
+        rows = [self._rows(number)[0] for number in numbers]
+        best = beam_search(EnginePasses(engine), rows, self.rules, num_return_sequences=self.copies, **self.beams)
+        return {number: [list(beam.tokens) for beam in each] for number, each in zip(numbers, best, strict=True)}
 
     def _rows(self, number: int) -> list[Row]:
         prompt = self.questions.prompt(number)

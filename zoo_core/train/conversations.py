@@ -31,7 +31,7 @@ from zoo_core.train.agree import shared
 from zoo_core.train.answers import AnswerEvaluation, Questions
 from zoo_core.train.conversing import encoder_of
 from zoo_core.train.evaluation import Evaluates, Evaluation
-from zoo_core.train.generation import GENERATED, GENERATED_DEV, rules_of
+from zoo_core.train.generation import GENERATED, GENERATED_DEV, beams_of, rules_of
 from zoo_core.train.log import logger
 from zoo_core.train.prepared import Prepared
 from zoo_core.train.report import Part, data_report
@@ -193,6 +193,7 @@ def _answering(
         generation.num_return_sequences,
         arguments.training.seed,
         Path(arguments.training.output_dir) / output if arguments.data.save_generation_output else None,
+        beams_of(arguments),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from zoo_core.arguments import ANSWERING, Arguments
 from zoo_core.config import ModelConfig
 from zoo_core.data.sft import BadLine, Encoder
@@ -9,7 +11,7 @@ from zoo_core.errors import ConfigError
 from zoo_core.generate import Rules, Sampling
 from zoo_core.train.scores import check_scorers
 
-__all__ = ["GENERATED", "GENERATED_DEV", "check_generation", "generates", "rules_of"]
+__all__ = ["GENERATED", "GENERATED_DEV", "beams_of", "check_generation", "generates", "rules_of", "sampling_of"]
 
 GENERATED = "generated_output.json"
 """The answers of the last evaluation: to the test part's questions where these are answered, else to the dev part's."""
@@ -47,18 +49,15 @@ def check_generation(arguments: Arguments) -> None:
             "--do_eval evaluates on dev.json, --do_predict on test.json",
         )
     if generation.decode_strategy == "beam_search":
-        raise ConfigError(
-            "decode_strategy beam_search is not in this version",
-            "answers are taken token by token",
-            "take greedy_search, or sampling",
-        )
+        _check_beams(arguments)
     if generation.min_dec_len > generation.max_dec_len:
         raise ConfigError(
             f"min_dec_len {generation.min_dec_len} is above max_dec_len {generation.max_dec_len}",
             "no answer has as many tokens",
             "lower it",
         )
-    if generation.num_return_sequences > 1 and _sampling(arguments).is_greedy:
+    draws = generation.decode_strategy != "beam_search"
+    if draws and generation.num_return_sequences > 1 and sampling_of(arguments).is_greedy:
         raise ConfigError(
             f"num_return_sequences {generation.num_return_sequences} with greedy decoding",
             "each answer would be the same: greedy_search, top_k 1 and temperature 0 draw nothing",
@@ -67,11 +66,41 @@ def check_generation(arguments: Arguments) -> None:
     check_scorers()
 
 
-def _sampling(arguments: Arguments) -> Sampling:
-    generation = arguments.generation
-    if generation.decode_strategy == "greedy_search":
-        return Sampling(temperature=0.0)
-    return Sampling(generation.temperature, generation.top_k, generation.top_p)
+def _check_beams(arguments: Arguments) -> None:
+    generation, parallel = arguments.generation, arguments.parallel
+    if generation.num_return_sequences > generation.num_beams:
+        raise ConfigError(
+            f"num_return_sequences {generation.num_return_sequences} of {generation.num_beams} beams",
+            "a beam gives one answer",
+            f"--num_beams {generation.num_return_sequences}, or more",
+        )
+    if parallel.sharding_stage == 3 or parallel.ep > 1:
+        raise ConfigError(
+            "decode_strategy beam_search with sharding stage3 or experts apart",
+            "replicas hold parts of each other's weights, and their beams end at different passes",
+            "take greedy_search, or sampling",
+        )
+
+
+def beams_of(arguments: Arguments) -> dict[str, Any]:
+    """What `zoo_core.generate.beam_search` is told beside the rules; nothing where no beams are searched."""
+    wanted = arguments.generation
+    if wanted.decode_strategy != "beam_search":
+        return {}
+    return {"beams": wanted.num_beams, "length_penalty": wanted.length_penalty, "early_stopping": wanted.early_stopping}
+
+
+def sampling_of(arguments: Arguments) -> Sampling:
+    """Return how tokens are chosen.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+    wanted = arguments.generation
+    penalties = (wanted.repetition_penalty, wanted.presence_penalty, wanted.frequency_penalty)
+    if wanted.decode_strategy == "sampling":
+        return Sampling(wanted.temperature, wanted.top_k, wanted.top_p, wanted.min_p, *penalties)
+    return Sampling(0.0, 0, 1.0, 0.0, *penalties)
 
 
 def rules_of(arguments: Arguments, encoder: Encoder, config: ModelConfig) -> Rules:
@@ -79,7 +108,7 @@ def rules_of(arguments: Arguments, encoder: Encoder, config: ModelConfig) -> Rul
     own = config.eos_token_id
     ends = {encoder.tokenizer.eos_id, *(own if isinstance(own, tuple) else (own,)), _learned_end(encoder)}
     return Rules(
-        _sampling(arguments),
+        sampling_of(arguments),
         frozenset(token for token in ends if token is not None),
         arguments.generation.min_dec_len,
         min(config.vocab_size, encoder.tokenizer.vocab_size),
