@@ -70,7 +70,10 @@ STRATEGIES = (
     Cell("sharding_stage3_dp", "stage 3 + DP", "stage3 + 数据并行"),
     Cell("virtual_pipeline", "interleaved pipeline", "交错流水线"),
     Cell("expert_parallel", "expert parallel", "专家并行"),
-    Cell("semi_auto", "semi-automatic", "半自动并行"),
+    Cell("semi_auto", "auto pretrain", "自动并行预训练"),
+    Cell("semi_auto_sft", "auto SFT", "自动并行 SFT"),
+    Cell("semi_auto_lora", "auto LoRA", "自动并行 LoRA"),
+    Cell("semi_auto_dpo", "auto DPO", "自动并行 DPO"),
     Cell("to_static", "to static", "动转静", "T1"),  # a traced graph is of one process
 )
 CELLS: Mapping[str, Cell] = {cell.name: cell for cell in (*TASKS, *STRATEGIES)}

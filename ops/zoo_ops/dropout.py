@@ -101,8 +101,11 @@ def dropout_keys(names: Sequence[str]) -> Tensor:
 
 
 def keep_dropout_context(function: Callable[..., T]) -> Callable[..., T]:
-    """Bind the present state to `function`, for recompute: it runs again when another micro batch is current."""
-    state = _state
+    """Bind the present state to `function`, for recompute: it runs again when another micro batch is current.
+
+    Where it stands on the mesh is bound, too (see `zoo_ops.parallel.keep_axes`).
+    """
+    state, function = _state, parallel.keep_axes(function)
 
     def bound(*args: Any, **kwargs: Any) -> T:
         with _within(state):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import paddle
 import paddle.distributed as dist
@@ -31,6 +31,7 @@ __all__ = [
     "expert_counts",
     "gather_features",
     "gathers_weights",
+    "keep_axes",
     "leave",
     "placed_by",
     "reduce_max",
@@ -40,6 +41,9 @@ __all__ = [
     "tensor_axis",
     "whole_sequences",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,21 @@ def whole_sequences() -> Iterator[None]:
         yield
     finally:
         _state.sequence_parallel = before
+
+
+def keep_axes(function: Callable[..., T]) -> Callable[..., T]:
+    """Bind what this process is of the mesh now to `function`, for recompute: it runs again outside of `placed_by`."""
+    kept = _state
+
+    def bound(*args: Any, **kwargs: Any) -> T:
+        global _state
+        before, _state = _state, kept
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _state = before
+
+    return bound
 
 
 @contextmanager

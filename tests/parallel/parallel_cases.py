@@ -85,6 +85,18 @@ LAYOUTS = {
     "tp2xpp2xsharding2-stage1": Layout(8, _sharded(1, tensor=2, pipeline=2), micro=2),
     "nodes2-dp2xtp2": Layout(4, {"tensor": 2, "nodes": 2}, micro=2),
     "nodes2-pp2xtp2": Layout(4, {"tensor": 2, "pipeline": 2, "nodes": 2}),
+    "auto-dp2": Layout(2, {"semi_auto": True}, micro=2),
+    "auto-tp2": Layout(2, {"tensor": 2, "semi_auto": True}),
+    "auto-tp2+sp": Layout(2, {"tensor": 2, "sequence_parallel": True, "semi_auto": True}),
+    "auto-sharding2-stage1": Layout(2, _sharded(1, semi_auto=True), micro=2),
+    "auto-sharding2-stage2": Layout(2, _sharded(2, semi_auto=True), micro=2),
+    "auto-sharding2-stage3": Layout(2, _sharded(3, semi_auto=True), micro=2),
+    "auto-dp2xtp2": Layout(4, {"tensor": 2, "semi_auto": True}, micro=2),
+    "auto-tp2+spxsharding2-stage3": Layout(4, _sharded(3, tensor=2, sequence_parallel=True, semi_auto=True), micro=2),
+    "auto-dp2xsharding2-stage2": Layout(4, _sharded(2, semi_auto=True), micro=1),
+    "auto-pp2": Layout(2, {"pipeline": 2, "semi_auto": True}),
+    "auto-tp2+spxpp2": Layout(4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True, "semi_auto": True}),
+    "auto-pp2xsharding2-stage2": Layout(4, _sharded(2, pipeline=2, semi_auto=True), micro=2),
 }
 
 _SHORT: dict[str, Any] = {
@@ -183,6 +195,11 @@ _MORE |= {
 
 
 _DATA_SHARDED = ("dp2xsharding2-stage1", "dp2xsharding2-stage2", "dp2xsharding2-stage3")
+_AUTO = tuple(name for name in LAYOUTS if name.startswith("auto-"))
+for name in ("llama", "qwen", "gpt3", "deepseek_v3"):
+    _MORE.setdefault(name, []).extend(_AUTO)
+for name in ("llama-fused", "gpt3-fused", "bloom", "baichuan", "chatglm", "chatglm2", "opt", "glm"):
+    _MORE.setdefault(name, []).extend(["auto-tp2+sp", "auto-tp2+spxsharding2-stage3"])
 _RECORDED = [
     (family, layout)
     for family in ("llama", "qwen", *_FAMILIES)
@@ -224,6 +241,9 @@ IN_SOAK = (
     | set(_RECORDED)
     | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
     | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
+    | {(model, layout) for model, layouts in _MORE.items() for layout in layouts if layout.startswith("auto-")}
+    - {("llama", f"auto-{layout}") for layout in ("dp2", "tp2", "sharding2-stage1", "dp2xtp2", "tp2+spxpp2", "pp2xsharding2-stage2")}
+    - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "qwen", "gpt3", "deepseek_v3")}
 )  # fmt: skip
 """Cases that others show in `make test` in the same or a harder form, and those for the capability matrix alone;
 `make soak` runs them, and `make record`."""

@@ -22,6 +22,7 @@ import parallel_cases as cases
 
 from zoo_core.checkpoint import Reader
 from zoo_core.checkpoint.names import ADAPTERS, PREFIX
+from zoo_core.engine.auto import engine_for
 from zoo_core.engine.build import from_both, from_seed
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
@@ -81,9 +82,11 @@ class Task:
             plus = self.lora.plus if self.lora is not None else 1.0
             settings = OptimizerSettings(epsilon=epsilon, weight_decay=0.1, max_grad_norm=cases.CLIP, lora_plus=plus)
         mesh, more = self.mesh, {**more, "lora": self.lora, "prefix": self.prefix, "qat": self.qat}
-        source = from_seed(SEED, self.config, mesh.plan.tensor, mesh.place.tensor)
+        source = from_seed(SEED, self.config, *mesh.cut)
         if folder is None:
-            return Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
+            return engine_for(mesh.plan, Engine)(
+                mesh, self.architecture, self.config, source, settings=settings, **more
+            )
         table, group = self.architecture.table(self.config), ""
         if self.lora is not None:
             table, group = with_adapters(table, self.lora), ADAPTERS
@@ -95,7 +98,9 @@ class Task:
         with Reader(folder, table) as reader:
             saved = from_checkpoint(reader, mesh, group=group)
             source = from_both(source, saved) if group else saved
-            engine = Engine(mesh, self.architecture, self.config, source, settings=settings, **more)
+            engine = engine_for(mesh.plan, Engine)(
+                mesh, self.architecture, self.config, source, settings=settings, **more
+            )
             load_states(engine, reader)
         return engine
 

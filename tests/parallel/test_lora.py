@@ -22,7 +22,7 @@ LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "dropout": 0.1, "plus": 4.0}
 WITH_EXPERTS = {**LORA, "dropout": 0.0}
 
 QUICK = {
-    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2"),
+    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2", "auto-tp2+spxsharding2-stage3"),
     "gpt3-fused": ("tp2+sp", "tp2xpp2"),
     "deepseek_v3": ("ep2",),
 }
@@ -31,14 +31,14 @@ SOAK = {
         "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp2+spxpp2", "tp2xsharding2-stage1",
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
     ),
-    "llama-fused": ("tp4", "tp4+sp", "tp2xpp2"),
+    "llama-fused": ("tp4", "tp4+sp", "tp2xpp2", "auto-tp2+sp"),
     "llama-8": ("pp4-interleaved",),
     "gpt3-fused": (
         "tp2", "pp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp2xsharding2-stage1",
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
     ),
-    "bloom": ("tp2", "tp2+sp", "tp2xpp2"),
-    **dict.fromkeys(("qwen", "baichuan", "chatglm", "chatglm2", "opt", "glm"), ("tp2+sp",)),
+    "bloom": ("tp2", "tp2+sp", "tp2xpp2", "auto-tp2+sp"),
+    **dict.fromkeys(("qwen", "baichuan", "chatglm", "chatglm2", "opt", "glm"), ("tp2+sp", "auto-tp2+sp")),
     "deepseek_v3": (
         "tp2", "tp2+sp", "pp2", "tp2xpp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
         "tp2xsharding2-stage1", "ep2xtp2", "ep2xtp2+sp", "ep2xpp2", "ep2xsharding2-stage1",
@@ -48,7 +48,12 @@ CASES = [(model, layout) for model, layouts in QUICK.items() for layout in layou
 CASES += [(model, layout) for model, layouts in SOAK.items() for layout in layouts]
 SLOW = {(model, layout) for model, layouts in SOAK.items() for layout in layouts}
 
-RESUMED = [("llama", "tp2", "single"), ("llama", "single", "tp2+sp"), ("llama", "tp2", "tp2xpp2")]
+RESUMED = [
+    ("llama", "tp2", "single"),
+    ("llama", "tp2", "auto-tp2+spxsharding2-stage3"),
+    ("llama", "single", "tp2+sp"),
+    ("llama", "tp2", "tp2xpp2"),
+]
 
 
 def name_of(model: str, layout: str, source: str = "") -> str:
@@ -110,7 +115,8 @@ def marked() -> list[Any]:
 @pytest.mark.parametrize(("model", "layout"), marked())
 def test_equals_the_single_process(adapted, model, layout, zoo_evidence):
     name = cases.MODELS[model][0]
-    zoo_evidence(registry().find(name).architecture.family, "lora", tier="T2", model=name)
+    cells = ("lora", "semi_auto_lora") if layout.startswith("auto-") else ("lora",)
+    zoo_evidence(registry().find(name).architecture.family, *cells, tier="T2", model=name)
     single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])
     found = np.array(adapted.of(name_of(model, layout))["steps"]["steps"])
     assert found.shape == single.shape == (STEPS, 3)

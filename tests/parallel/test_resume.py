@@ -27,6 +27,13 @@ PAIRS = [
     ("deepseek_v3", "ep2xdp4", "ep2xpp2"),
     ("opt", "sharding2-stage2", "sharding2-stage2"),
     ("glm", "sharding2-stage3", "sharding2-stage3"),
+    # from one engine to the other, and on in its own
+    ("llama", "tp2xsharding2-stage1", "auto-dp2xtp2"),
+    ("llama", "auto-tp2+spxsharding2-stage3", "tp2xpp2"),
+    ("llama", "auto-sharding2-stage2", "auto-sharding2-stage2"),
+    ("llama-fused", "auto-tp2+spxsharding2-stage3", "tp4"),
+    ("gpt3", "tp2xpp2", "auto-tp2+spxsharding2-stage3"),
+    ("deepseek_v3", "auto-tp2+spxsharding2-stage3", "ep2xtp2+sp"),
 ]
 """(model, layout that saves, layout that goes on): every family; gpt3 and glm have dropout, with the masks of the
 step's number. What saves is a case of test_equality too, so that going on is all that is added."""

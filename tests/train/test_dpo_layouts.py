@@ -19,6 +19,11 @@ LAYOUTS = {
     "sharding2-stage2": (2, "--sharding stage2 --per_device_train_batch_size 2"),
     "sharding2-stage3": (2, "--sharding stage3 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
     "tp2xsharding2": (4, "--tp 2 --sharding stage1 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
+    "auto-tp2+spxsharding2-stage3": (
+        4,
+        "--engine auto --tp 2 --sequence_parallel --sharding stage3 --per_device_train_batch_size 1 "
+        "--gradient_accumulation_steps 2",
+    ),
 }
 COLUMNS = (
     "loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
@@ -68,6 +73,13 @@ def test_losses_under_plans(prefer, read_losses, zoo_evidence):
     """What is split and cut at once; the others, and adapters, are below."""
     zoo_evidence("llama", "dpo", tier="T2", model=MODELS["llama"])
     equal(prefer, read_losses, MODELS["llama"], ["tp2xpp2"])
+
+
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(family, marks=pytest.mark.soak) for family in OTHERS)])
+def test_losses_under_the_semi_automatic_engine(prefer, read_losses, family, zoo_evidence):
+    model = {**MODELS, **OTHERS}[family]
+    zoo_evidence(family, "semi_auto_dpo", tier="T2", model=model)
+    equal(prefer, read_losses, model, ["auto-tp2+spxsharding2-stage3"])
 
 
 @pytest.mark.soak

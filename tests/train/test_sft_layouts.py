@@ -17,6 +17,11 @@ LAYOUTS = {
     "sharding2": (2, "--sharding stage1 --per_device_train_batch_size 2"),
     "tp2xsharding2": (4, "--tp 2 --sharding stage1 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
     "tp2xsharding2-stage2": (4, "--tp 2 --sharding stage2 --per_device_train_batch_size 2"),
+    "auto-tp2+spxsharding2-stage3": (
+        4,
+        "--engine auto --tp 2 --sequence_parallel --sharding stage3 --per_device_train_batch_size 1 "
+        "--gradient_accumulation_steps 2",
+    ),
 }
 FAMILIES = {"qwen": "qwen/qwen-7b", "llama": "meta-llama/Meta-Llama-3-8B"}
 SOAKED = {**FAMILIES, "deepseek_v3": "deepseek-ai/DeepSeek-V3"}
@@ -60,6 +65,15 @@ def test_packed_losses_under_plans(tune, read_losses, family, zoo_evidence):
     zoo_evidence(family, "sft", tier="T2", model=FAMILIES[family])
     layouts = ["single", "tp2xpp2"] if family == "qwen" else ["single", "pp2", "tp2xsharding2-stage2"]
     equals_the_single_process(tune, read_losses, FAMILIES[family], layouts)
+
+
+@pytest.mark.parametrize(
+    "family", [f if f == "llama" else pytest.param(f, marks=pytest.mark.soak) for f in (*SOAKED, *OTHERS)]
+)
+def test_packed_losses_under_the_semi_automatic_engine(tune, read_losses, family, zoo_evidence):
+    model = {**SOAKED, **OTHERS}[family]
+    zoo_evidence(family, "semi_auto_sft", tier="T2", model=model)
+    equals_the_single_process(tune, read_losses, model, ["single", "auto-tp2+spxsharding2-stage3"])
 
 
 @pytest.mark.soak

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo_core.arguments._group import Group, group
-from zoo_core.arguments._spec import argument, no_effect, not_yet, on_gpu
+from zoo_core.arguments._spec import argument, no_effect, on_gpu
 
 __all__ = ["ParallelArguments"]
 
@@ -93,11 +93,10 @@ class ParallelArguments(Group):
         choices=("auto",),
     )  # fmt: skip
     engine: str = argument(
-        "manual", "Which engine runs the plan.", choices=("manual", "auto"), effect=not_yet("the semi-automatic engine")
-    )
-    enable_auto_parallel: bool = argument(
-        False, "PaddleNLP: use the semi-automatic engine.", effect=not_yet("the semi-automatic engine")
-    )
+        "manual", "Which engine runs the plan: zoo's own layers over fleet, or Paddle's semi-automatic one.",
+        choices=("manual", "auto"),
+    )  # fmt: skip
+    enable_auto_parallel: bool = argument(False, "PaddleNLP: use the semi-automatic engine, as `--engine auto` does.")
     use_intermediate_api: bool = argument(
         False, "PaddleNLP auto parallel: its middle-level interface.", effect=no_effect("zoo has one layout table")
     )

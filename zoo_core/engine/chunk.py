@@ -73,11 +73,19 @@ class Chunk(nn.Layer):  # type: ignore[misc]
                 if wanted and element.attention:
                     _recompute_inside(layer, element.attention)
         self._whole = plan.recompute == "full"
+        self._arriving: Callable[[Any], Any] = _as_it_is
+        self._departing: Callable[[Any], Any] = _as_it_is
         self._traced = TracedPass(self, lambda batch: self.through(None, batch)) if plan.to_static else None
 
-    def holds_all_rows(self) -> None:
-        """Say that a micro batch has the rows of all replicas, not this one's."""
+    def lies_over_mesh(self, arriving: Callable[[Any], Any], departing: Callable[[Any], Any]) -> None:
+        """Say that hidden states here lie over a mesh of processes, with the rows of all replicas.
+
+        Args:
+            arriving: makes such a one of what the stage before has sent to this rank.
+            departing: gives what this rank sends of one.
+        """
         self._replicas, self._replica = 1, 0
+        self._arriving, self._departing = arriving, departing
 
     @property
     def blocks(self) -> int:
@@ -91,7 +99,7 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         if self._traced is not None and self.training:
             return self._traced(batch, first_sample)
         with dropout_context(first_sample):
-            return self.through(None if self.number == 0 else x, batch)
+            return self._departing(self.through(None if self.number == 0 else self._arriving(x), batch))
 
     def through(
         self, x: Any, batch: Batch, cache: Any = None, first_block: int = 0, last_position: bool = False
@@ -121,6 +129,10 @@ class Chunk(nn.Layer):  # type: ignore[misc]
             else:
                 x = layer(x, batch, own)
         return x
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
 
 
 def _recomputed(elements: Sequence[PipeLayer], plan: Plan) -> list[bool]:

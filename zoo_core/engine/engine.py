@@ -195,6 +195,10 @@ class Engine:
         """The layers with adapters that this rank holds, by single-card name."""
         return self._stage.adapted
 
+    def part(self, name: str, values: Any) -> Any:
+        """Return this rank's part of values of a parameter that were read for `Mesh.cut`."""
+        return values
+
     def is_trained(self, name: str) -> bool:
         """Whether a parameter, of whatever stage, has optimizer states."""
         if self._stage.freezes:

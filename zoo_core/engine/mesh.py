@@ -48,6 +48,11 @@ class Mesh:
     expert_copies: Any = None
 
     @property
+    def cut(self) -> tuple[int, int]:
+        """The degree and the place by which values are read for the engine; the semi-automatic one cuts whole ones."""
+        return (1, 0) if self.plan.semi_auto and self.plan.world > 1 else (self.plan.tensor, self.place.tensor)
+
+    @property
     def replica(self) -> int:
         """Which stream of samples this rank reads."""
         return self.plan.replica_of(self.rank)

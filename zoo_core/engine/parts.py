@@ -93,7 +93,7 @@ class Parts:
 
     def writes_state(self, rule: Rule, flat: tuple[int, int] | None) -> bool:
         """Whether this rank writes an optimizer state it holds (under stages 1 and 2 one rank of the axis has it)."""
-        alone = flat is not None or self.plan.sharding_stage in (1, 2)
+        alone = flat is not None or (self.plan.sharding_stage in (1, 2) and not self.plan.semi_auto)
         return self._writes(rule, alone or self.place.sharding == 0)
 
 

@@ -33,7 +33,7 @@ def from_checkpoint(reader: Reader, mesh: Mesh, dtype: str = "float32", group: s
         dtype: element type the parameters are to have.
         group: the files of a checkpoint that they are in: of adapters, `ADAPTERS`; of a prefix, `PREFIX`.
     """
-    degree, rank = mesh.plan.tensor, mesh.place.tensor
+    degree, rank = mesh.cut
 
     def part(rule: Rule) -> np.ndarray[Any, Any]:
         return read_weight(reader, rule, degree, rank, dtype, group)
@@ -234,7 +234,7 @@ def load_states(engine: Engine, reader: Reader) -> None:
         )
     for state in updater.states():
         role = saved_role(engine, state.role)
-        values = read_state(reader, state.name, role, mesh.plan.tensor, mesh.place.tensor, state.flat)
+        values = engine.part(state.name, read_state(reader, state.name, role, *mesh.cut, state.flat))
         state.tensor.set_value(values.reshape(state.tensor.shape))
     powers = reader.state.get("beta_powers")
     if powers:

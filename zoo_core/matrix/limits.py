@@ -4,9 +4,7 @@ from __future__ import annotations
 
 __all__ = ["LIMITS", "lacking"]
 
-LIMITS: dict[str, str] = {
-    "semi_auto": "semi-automatic engine",
-}
+LIMITS: dict[str, str] = {}
 """Cell -> what is missing."""
 
 

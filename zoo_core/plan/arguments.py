@@ -72,7 +72,7 @@ def from_arguments(arguments: Arguments, world: int, device: str = "") -> Reques
         projects_prefix=_virtual_tokens(arguments) > 0 and arguments.finetune.prefix_projection,
         generation_evaluation=arguments.data.eval_with_do_generation,
         flash_attention=arguments.model.use_flash_attention,
-        semi_auto=parallel.engine == "auto",
+        semi_auto=parallel.engine == "auto" or parallel.enable_auto_parallel,
         to_static=parallel.to_static,
         nodes=arguments.launch.nnodes,
         device=device or training.device,

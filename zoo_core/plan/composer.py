@@ -93,6 +93,7 @@ def sketch(degrees: Degrees, model: ModelFacts, is_block: tuple[bool, ...]) -> P
         to_static=r.to_static,
         model=model.name,
         sequence=r.sequence,
+        semi_auto=r.semi_auto,
     )
 
 

@@ -60,6 +60,7 @@ class Plan:
         to_static: the traced graph is trained.
         model: the model's name.
         sequence: tokens of a sample, if known.
+        semi_auto: the semi-automatic engine runs it.
     """
 
     world: int = 1
@@ -86,6 +87,7 @@ class Plan:
     to_static: bool = False
     model: str = ""
     sequence: int | None = None
+    semi_auto: bool = False
 
     @property
     def replicas(self) -> int:

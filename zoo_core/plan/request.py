@@ -14,6 +14,9 @@ _TASK_CELLS = {
 }
 """Task of a run -> its cell of the capability matrix; the others have none."""
 
+_AUTO_CELLS = {"pretrain": "semi_auto", **{task: f"semi_auto_{task}" for task in ("sft", "lora", "dpo")}}
+"""Task of a run under the semi-automatic engine -> its cell."""
+
 Recompute = Literal["none", "full", "full_attn", "core_attn"]
 
 
@@ -152,7 +155,7 @@ class Degrees:
             f"{stage}_dp": r.sharding_stage > 0 and self.data > 1,
             "virtual_pipeline": r.virtual_stages > 1,
             "expert_parallel": r.expert > 1,
-            "semi_auto": r.semi_auto,
+            _AUTO_CELLS.get(r.task, "") if not r.lora else "semi_auto_lora": r.semi_auto,
             "to_static": r.to_static,
             "offload": r.offload,
             "recompute": recompute,
@@ -183,7 +186,7 @@ def asking_for(cell: str) -> Request:
         **stages,
         "virtual_pipeline": {"world": 4, "pipeline": 4, "virtual_stages": 2, "accumulate": 8},
         "expert_parallel": {"world": 2, "expert": 2},
-        "semi_auto": {"semi_auto": True},
+        **{cell: {"semi_auto": True, "task": task} for task, cell in _AUTO_CELLS.items()},
         "to_static": {"to_static": True},
     }
     return Request(**asked[cell])

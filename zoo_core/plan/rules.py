@@ -204,7 +204,7 @@ def _interleaved(case: Case) -> str:
 
 def _stage23_pipeline(case: Case) -> str:
     r = case.degrees.request
-    if r.sharding_stage >= 2 and r.pipeline > 1:
+    if r.sharding_stage >= 2 and r.pipeline > 1 and not r.semi_auto:
         return (
             f"sharding stage{r.sharding_stage} with pp {r.pipeline}: the schedule drives the layers itself and never "
             "calls the wrapper that stages 2 and 3 put around the model; stage1 combines with pp"
@@ -286,6 +286,24 @@ def _generation(case: Case) -> str:
     r = case.degrees.request
     on = r.generation_evaluation and r.pipeline > 1
     return f"generation-evaluation with pp {r.pipeline}: generating needs the whole model in each step" if on else ""
+
+
+def _semi_auto(case: Case) -> str:
+    r = case.degrees.request
+    if not r.semi_auto:
+        return ""
+    parts = {
+        f"virtual_pp_degree {r.virtual_stages}: a stage is one run of layers there": r.virtual_stages > 1,
+        f"sharding stage3 and pp {r.pipeline}: shared parameters are gathered anew in each micro batch": (
+            r.sharding_stage == 3 and r.pipeline > 1
+        ),
+        f"expert_parallel_degree {r.expert}: experts are whole on every replica there": r.expert > 1,
+        "prefix tuning: a prefix enters every layer from outside": r.task == "prefix" or r.virtual_tokens > 0,
+        "a quantised model: no placement cuts packed integers": case.model.config.quantization_config is not None,
+        "evaluation by generating: placed tensors have no cache": r.generation_evaluation,
+        "offload: the states stay where the parameters are": r.offload,
+    }
+    return "; ".join(f"the semi-automatic engine with {what}" for what, on in parts.items() if on)
 
 
 _TRACED = ("pretrain", "sft", "lora", "prefix", "dpo")
@@ -426,6 +444,12 @@ RULES: tuple[LegalityRule, ...] = (
         "Evaluation by generating does not combine with pp.",
         "PaddleNLP's eval_with_do_generation",
         _generation,
+    ),
+    LegalityRule(
+        "the semi-automatic engine can",
+        "All run under `--engine auto` but virtual stages, experts apart, prefixes, integers, generating, offload.",
+        "PaddlePaddle 3.3.1: DistTensor; tests/parallel/test_equality.py",
+        _semi_auto,
     ),
     LegalityRule(
         "traced graphs run alone",

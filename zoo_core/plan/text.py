@@ -42,6 +42,7 @@ def describe(plan: Plan, stages: bool = True) -> str:
     machines = f", {plan.nodes} machines" if plan.nodes > 1 else ""
     lines = [f"plan       {axes} = {processes}{machines}"]
     extra = [f"virtual stages {plan.virtual_stages}"] if plan.virtual_stages > 1 else []
+    extra += ["semi-automatic engine"] if plan.semi_auto else []
     extra += ["traced graph"] if plan.to_static else []
     extra += ["sequence parallel"] if plan.sequence_parallel else []
     extra += [f"expert {plan.expert}"] if plan.expert > 1 else []

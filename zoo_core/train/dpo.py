@@ -11,6 +11,7 @@ from typing import Any
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import Reader, checkpoints
 from zoo_core.engine import state as states
+from zoo_core.engine.auto import engine_for
 from zoo_core.engine.build import Source, from_seed
 from zoo_core.engine.mesh import Mesh
 from zoo_core.errors import CheckpointError
@@ -76,7 +77,8 @@ def _engine(
         settings: what `zoo_core.engine.Engine` takes after the mesh.
     """
     objective, has_reference = objective_of(arguments), not arguments.finetune.reference_free
-    engine = PairEngine(
+    kind = engine_for(mesh.plan, PairEngine)
+    engine = kind(
         mesh,
         *settings,
         objective=objective,
@@ -89,10 +91,10 @@ def _engine(
         table = found.architecture.table(config)
 
         def copy(source: Source) -> PairEngine:
-            return PairEngine(mesh, architecture, config, source, dtype, None, *more[:3], objective=objective)
+            return kind(mesh, architecture, config, source, dtype, None, *more[:3], objective=objective)
 
         if start is None:
-            engine.reference = copy(from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor))
+            engine.reference = copy(from_seed(arguments.training.seed, config, *mesh.cut))
         else:
             with Reader(start, table, other_fusing(found, config)) as reader:
                 engine.reference = copy(states.from_checkpoint(reader, mesh, dtype))

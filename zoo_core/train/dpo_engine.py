@@ -72,4 +72,8 @@ class PairEngine(ObjectiveEngine):
         """Let the reference model be what the policy is now."""
         assert self.reference is not None
         for name, held in self.reference.held.items():
-            held.tensor.set_value(self.held[name].tensor)
+            own = self.held[name].tensor
+            if own.is_dist():  # both are placed alike
+                held.tensor._local_value().set_value(own._local_value())
+            else:
+                held.tensor.set_value(own)

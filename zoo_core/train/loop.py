@@ -174,7 +174,7 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, 
     config, chosen = prepared.config, precision(arguments, mesh.plan.device)
     settings = optimizer_settings(arguments, chosen)
     kernels, gather = chosen_kernels(arguments, mesh.plan), not arguments.model.tensor_parallel_output
-    split, integers = (mesh.plan.tensor, mesh.place.tensor), config.quantization_config
+    split, integers = mesh.cut, config.quantization_config
     source = from_seed(arguments.training.seed, config, *split)
     whole, stored = from_seed(arguments.training.seed, config, 1, 0), stored_config(found, config)
     with ExitStack() as opened:
@@ -191,10 +191,10 @@ def _engine(arguments: Arguments, mesh: Mesh, found: Found, prepared: Prepared, 
             states.check_files(prepared.adapters, mesh, states=prepared.resume is not None)
             files: AdapterFiles | PrefixFiles = open_trained(prepared, found, prepared.adapters)
             opened.enter_context(files)
-            source = from_both(source, files.source(mesh.plan.tensor, mesh.place.tensor, chosen.dtype))
+            source = from_both(source, files.source(*split, chosen.dtype))
             reader = files.reader
         elif prepared.freezes:
-            fresh = from_seed(arguments.training.seed, config, mesh.plan.tensor, mesh.place.tensor)
+            fresh = from_seed(arguments.training.seed, config, *split)
             source = from_both(source, fresh)
         engine = make(
             mesh, found.architecture, config, source, chosen.dtype, settings, kernels, gather, chosen.amp,

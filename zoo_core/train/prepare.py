@@ -18,6 +18,7 @@ from zoo_core.checkpoint import (
     read_state,
 )
 from zoo_core.checkpoint.folders import SMALL, damaged, identity, newest_folder, problems
+from zoo_core.checkpoint.foreign import has_foreign
 from zoo_core.config import ModelConfig
 from zoo_core.engine.launch import in_worker
 from zoo_core.errors import CheckpointError, ConfigError
@@ -56,9 +57,9 @@ def prepare(arguments: Arguments, found: Found, config: ModelConfig) -> Prepared
     weights = _weights(arguments, found)
     tokenizer = run_tokenizer(arguments, found, weights)
     config, fitted = fitted_vocabulary(arguments, config, tokenizer)
+    config = base_of_run(arguments, found, config)
     said: tuple[str, ...] = (fitted,) if fitted else ()
     tuning = check_tuning(arguments, config, tokenizer) if tunes else None
-    config = base_of_run(arguments, found, config)
     if arguments.model.scale and arguments.model.continue_training and not arguments.training.resume_from_checkpoint:
         said += ("random weights in spite of continue_training: none are published at these sizes",)
     if not tunes and not arguments.data.input_dir:
@@ -150,6 +151,9 @@ def _resume(arguments: Arguments, config: ModelConfig) -> Path | None:
         there = "no whole checkpoint in it" if path.is_dir() else "no such folder"
         others = checkpoints(root)
         todo = f"--resume {others[0].path}" if others else "leave --resume out to start from the beginning"
+        if path.is_dir() and has_foreign(path):
+            there = "it holds weights of another framework, and no optimizer states that zoo reads"
+            todo = f"--model_name_or_path {path} --continue_training starts from its weights"
         raise CheckpointError(f"cannot resume from {path}", there, todo)
     if wrong := problems(path, SMALL):
         error = damaged(path, wrong)

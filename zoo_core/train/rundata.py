@@ -8,12 +8,18 @@ from typing import Any
 
 from zoo_core.arguments import Arguments
 from zoo_core.data import BatchPlan, MicroBatch
+from zoo_core.engine.auto import engine_for
 from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh
 from zoo_core.train.evaluation import Evaluates
 from zoo_core.train.prepared import Prepared
 
-__all__ = ["OpenData", "RunData"]
+__all__ = ["OpenData", "RunData", "plain_engine"]
+
+
+def plain_engine(mesh: Mesh, *settings: Any, **named: Any) -> Engine:
+    """Build the engine of a plan whose objective is the cross entropy of every token."""
+    return engine_for(mesh.plan, Engine)(mesh, *settings, **named)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class RunData:
     kept: Mapping[str, Any] = field(default_factory=dict)
     example: str = "In the beginning"
     tuned: bool = False
-    engine: Callable[..., Engine] = Engine
+    engine: Callable[..., Engine] = plain_engine
     measured: tuple[str, ...] = ()
     scored: tuple[str, ...] = ()
 

@@ -6,6 +6,6 @@ this one reads to place their weights, and Paddle's rules for each operation fol
 
 from __future__ import annotations
 
-from zoo_core.engine.auto.engine import AutoEngine, AutoObjectiveEngine
+from zoo_core.engine.auto.engine import engine_for
 
-__all__ = ["AutoEngine", "AutoObjectiveEngine"]
+__all__ = ["engine_for"]

@@ -9,8 +9,8 @@ import paddle.distributed as dist
 from paddle import nn
 
 from zoo_core.engine.auto.moving import REPLICA, TENSOR, as_global, as_local, move, placed
+from zoo_core.engine.mesh import Mesh
 from zoo_core.layout import Column, FusedColumn, Row, Rule, Vocab
-from zoo_core.plan import Plan
 from zoo_ops import LMHead, parallel
 
 __all__ = ["LOCAL", "Dresser"]
@@ -24,9 +24,8 @@ class Dresser:
 
     Args:
         over: the mesh, its axes in the order of `TENSOR` and `REPLICA`.
-        plan: the degrees.
+        mesh: the degrees, and this rank's place.
         table: rows as the plugin has them, adapters included: they say what a layer does to its input.
-        placed_table: rows as they are placed here.
         cuts: the dim along which the replicas cut a parameter, by its local shape and the dim that is taken, or
             `None`, where the sharding stage cuts parameters at all.
     """
@@ -34,13 +33,13 @@ class Dresser:
     def __init__(
         self,
         over: Any,
-        plan: Plan,
+        mesh: Mesh,
         table: Mapping[str, Rule],
-        placed_table: Mapping[str, Rule],
         cuts: Callable[[tuple[int, ...], int | None, int], int | None] | None,
     ) -> None:
-        self._over, self._plan, self._table, self._placed, self._cuts = over, plan, table, placed_table, cuts
-        self._between = 1 if plan.sequence_parallel and plan.tensor > 1 else None
+        self._over, self._plan, self._replica = over, mesh.plan, mesh.replica
+        self._table, self._cuts = table, cuts
+        self._between = 1 if mesh.plan.sequence_parallel and mesh.plan.tensor > 1 else None
 
     def place(self, rule: Rule, tensor: Any) -> Any:
         """Return a parameter over the mesh, of which `tensor` is what this rank of the tensor axis has.
@@ -56,15 +55,24 @@ class Dresser:
         mine = tensor.detach()
         if shared is not None:
             size = tensor.shape[shared] // self._plan.replicas
-            at = dist.get_rank() // self._plan.tensor % self._plan.replicas
-            mine = mine.slice([shared], [at * size], [(at + 1) * size]).contiguous()
+            mine = mine.slice([shared], [self._replica * size], [(self._replica + 1) * size]).contiguous()
         found = dist.auto_parallel.api.dtensor_from_local(mine, self._over, placed(dim, shared))
         found.name, found.stop_gradient = tensor.name, tensor.stop_gradient
+        found.is_distributed = found.no_sync = True  # fleet, where it runs the stages, broadcasts nothing
         return found
 
     def batch_placements(self) -> list[Any]:
         """How the fields of a batch lie: each replica has its rows."""
         return placed(None, 0 if self._plan.replicas > 1 else None)
+
+    def arriving(self, x_BSH: Any) -> Any:
+        """Put together what each rank has of the hidden states that the stage before sent."""
+        return as_global(x_BSH, self._over, placed(self._between, 0 if self._plan.replicas > 1 else None))
+
+    def departing(self, x_BSH: Any) -> Any:
+        """Return what this rank sends on of hidden states."""
+        x_BSH = move(x_BSH, REPLICA, 0 if self._plan.replicas > 1 else None)
+        return as_local(move(x_BSH, TENSOR, self._between), self._over)
 
     def dress(self, module: nn.Layer, names: Mapping[str, str]) -> None:
         """Let a module's input be whole where its columns are, and its output be summed where its rows are.
@@ -78,6 +86,9 @@ class Dresser:
                 module.register_forward_post_hook(lambda layer, given, out: move(out, TENSOR, self._between))
             elif isinstance(rule, Column | FusedColumn) or isinstance(module, LMHead):
                 module.register_forward_pre_hook(lambda layer, given: (move(given[0], TENSOR, None), *given[1:]))
+                if isinstance(rule, FusedColumn):
+                    # its parts lie across the cuts: whoever takes them apart needs the whole
+                    module.register_forward_post_hook(lambda layer, given, out: move(out, TENSOR, None))
             elif isinstance(rule, Row):
                 module.register_forward_post_hook(lambda layer, given, out: move(out, TENSOR, self._between))
         if self._cuts is not None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import paddle.distributed as dist
@@ -18,12 +19,12 @@ from zoo_core.engine.auto.placing import auto_table, cut_source
 from zoo_core.engine.auto.updating import AutoUpdater, shard_dim
 from zoo_core.engine.build import Held, Source, Stage
 from zoo_core.engine.engine import Engine, MicroBatch
-from zoo_core.engine.objective import ObjectiveEngine
 from zoo_core.engine.optimizer import OptimizerSettings
-from zoo_core.layout import Rule
+from zoo_core.layout import Rule, split
+from zoo_core.plan import Plan
 from zoo_ops import Batch
 
-__all__ = ["AutoEngine", "AutoObjectiveEngine"]
+__all__ = ["engine_for"]
 
 
 class _Placed(Engine):
@@ -43,22 +44,28 @@ class _Placed(Engine):
 
         def built() -> Any:
             chunk = build()
-            chunk.holds_all_rows()
+            last = stop == len(self._elements)
+            chunk.lies_over_mesh(self._dresser.arriving, _whole if last else self._dresser.departing)
             return chunk
 
         return built
 
     def _staged(self, source: Source, **settings: Any) -> Stage:
         plan = self.mesh.plan
-        ranks = np.arange(plan.world).reshape(plan.replicas, plan.tensor).T
+        stage = [rank for rank in range(plan.world) if plan.coordinates(rank).pipe == self.mesh.place.pipe]
+        ranks = np.asarray(stage).reshape(plan.replicas, plan.tensor).T
         self.over = dist.ProcessMesh(ranks.tolist(), dim_names=["tensor", "replica"])
         cuts = shard_dim if plan.sharding_stage == 3 else None
-        self._dresser = Dresser(self.over, plan, self._plain_table, self.table, cuts)
+        self._dresser = Dresser(self.over, self.mesh, self._plain_table, cuts)
         own = cut_source(source, self._plain_table, plan.tensor, self.mesh.place.tensor)
         return Stage(self.table, own, **{**settings, "degree": 1, "rank": 0}, dresser=self._dresser)
 
     def _updating(self, layers: Any, held: Mapping[str, Held], settings: OptimizerSettings) -> Any:
-        return AutoUpdater(layers, held, self.mesh, settings)
+        return AutoUpdater(layers, held, self.mesh, settings, self.tied)
+
+    def part(self, name: str, values: Any) -> Any:
+        """Cut whole values as the parameter is placed, the replicas aside."""
+        return split(values, self.table[name], self.mesh.plan.tensor, self.mesh.place.tensor)
 
     def _take_gradients(self) -> None:
         if self.updater is not None:
@@ -91,9 +98,21 @@ class _Placed(Engine):
         return None if found is None else self._local(found)
 
 
-class AutoEngine(_Placed):
-    """The second engine; arguments as `Engine` takes them, but that `source` gives whole parameters."""
+def _whole(x: Any) -> Any:
+    return x
 
 
-class AutoObjectiveEngine(_Placed, ObjectiveEngine):
-    """The second engine with an objective of its own."""
+@cache
+def _placed(kind: type[Engine]) -> type[Engine]:
+    return type(f"Placed{kind.__name__}", (_Placed, kind), {"__doc__": f"{kind.__name__} over placed tensors."})
+
+
+E = TypeVar("E", bound=Engine)
+
+
+def engine_for(plan: Plan, kind: type[E]) -> type[E]:
+    """Return the engine that runs a plan: `kind` itself, or its counterpart over placed tensors.
+
+    One process has nothing to place. The counterpart's `source` gives whole parameters, see `Mesh.cut`.
+    """
+    return cast("type[E]", _placed(cast("Any", kind))) if plan.semi_auto and plan.world > 1 else kind

@@ -15,7 +15,7 @@ import paddle
 import paddle.distributed as dist
 from paddle.autograd import PyLayer
 
-__all__ = ["REPLICA", "TENSOR", "as_global", "as_local", "dim_of", "move", "moved", "placed"]
+__all__ = ["REPLICA", "TENSOR", "as_global", "as_local", "dim_of", "move", "moved", "placed", "placements_of"]
 
 TENSOR, REPLICA = 0, 1
 """The axes of the mesh, in order."""
@@ -31,24 +31,25 @@ def placed(tensor: int | None = None, replica: int | None = None) -> list[Any]:
     return [dist.Replicate() if dim is None else dist.Shard(dim) for dim in (tensor, replica)]
 
 
+def placements_of(x: Any) -> list[Any]:
+    """How `x` is placed, parts of a sum as `Replicate`; unlike the members of `x.placements` they outlive `x`."""
+    return [dist.Replicate() if dim is None else dist.Shard(dim) for dim in map(dim_of, x.placements)]
+
+
 def moved(x: Any, placements: Sequence[Any]) -> Any:
     """Return `x` as placed otherwise; without a gradient."""
-    now, wanted = list(x.placements), list(placements)
-    between = [
-        dist.Replicate()
-        if old != new and (old.is_partial() or (dim_of(old) is not None and dim_of(new) is not None))
-        else old
-        for old, new in zip(now, wanted, strict=True)
-    ]
-    if between != now:
-        x = dist.reshard(x, x.process_mesh, between)
-    return dist.reshard(x, x.process_mesh, wanted) if between != wanted else x
+    sums, now = [old.is_partial() for old in x.placements], [dim_of(old) for old in x.placements]
+    wanted = [dim_of(new) for new in placements]
+    between = [None if old != new and new is not None else old for old, new in zip(now, wanted, strict=True)]
+    if any(sums) or between != now:
+        x = dist.reshard(x, x.process_mesh, placed(*between))
+    return dist.reshard(x, x.process_mesh, placed(*wanted)) if between != wanted else x
 
 
 class _Move(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, x: Any, placements: Sequence[Any]) -> Any:
-        ctx.back = [dist.Replicate() if old.is_partial() else old for old in x.placements]
+        ctx.back = placements_of(x)
         return moved(x, placements)
 
     @staticmethod
@@ -63,7 +64,7 @@ def move(x: Any, axis: int, dim: int | None) -> Any:
     """
     if not x.is_dist():
         return x
-    wanted = list(x.placements)
+    wanted = placements_of(x)
     wanted[axis] = dist.Replicate() if dim is None else dist.Shard(dim)
     return x if wanted == list(x.placements) else _Move.apply(x, wanted)
 
@@ -99,7 +100,7 @@ def as_local(x: Any, mesh: Any, gradient: Sequence[Any] | None = None) -> Any:
         gradient: how the gradients that come back are placed; by default as `x` is. Parts of a sum are `Partial`.
     """
     with_gradient = paddle.is_grad_enabled() and not x.stop_gradient
-    return _Local.apply(x, mesh, gradient or x.placements) if with_gradient else x._local_value()
+    return _Local.apply(x, mesh, gradient or placements_of(x)) if with_gradient else x._local_value()
 
 
 def as_global(x: Any, mesh: Any, placements: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ import paddle
 import paddle.distributed as dist
 from paddle.base.framework import EagerParamBase, default_main_program
 
-from zoo_core.engine.auto.moving import REPLICA, as_global, dim_of, moved
+from zoo_core.engine.auto.moving import REPLICA, as_global, dim_of, moved, placements_of
 from zoo_core.engine.build import Held
 from zoo_core.engine.clip import GlobalNorm
 from zoo_core.engine.loss_scale import LossScale
@@ -52,7 +52,7 @@ class _Norm(GlobalNorm):
         plan = self._mesh.plan
         for placement, degree in zip(self._placements[name], (plan.tensor, plan.replicas), strict=True):
             square = square if dim_of(placement) is not None else square / degree
-        return square
+        return square / 2 if name in self.tied else square
 
 
 class AutoUpdater:
@@ -63,9 +63,17 @@ class AutoUpdater:
         held: its parameters by single-card name; those that are placed are tensors over the mesh.
         mesh: the groups.
         settings: of AdamW.
+        tied: names of parameters that the first and the last layer of the model share, on different stages.
     """
 
-    def __init__(self, layers: Any, held: Mapping[str, Held], mesh: Mesh, settings: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        layers: Any,
+        held: Mapping[str, Held],
+        mesh: Mesh,
+        settings: OptimizerSettings,
+        tied: frozenset[str] = frozenset(),
+    ) -> None:
         self.model, self._held, self._mesh = layers, held, mesh
         self._trained = {n: h.tensor for n, h in held.items() if not h.rule.buffer and not h.tensor.stop_gradient}
         self._placements = {name: self._sharded(tensor) for name, tensor in self._trained.items()}
@@ -74,7 +82,9 @@ class AutoUpdater:
             if settings.lora_plus != 1.0 and name.endswith(".lora_B"):
                 part.optimize_attr["learning_rate"] = settings.lora_plus
         self.loss_scale = LossScale(settings.loss_scale)
+        self._tied = [name for name in self._trained if mesh.ends is not None and name in tied]
         self.clip = _Norm(self._placements, held, mesh, settings.max_grad_norm, self.loss_scale)
+        self.clip.tied = frozenset(self._tied)
         kind = ThreadedAdamW if mesh.plan.device == "cpu" else paddle.optimizer.AdamW
         self.adamw = kind(
             learning_rate=0.0, beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon,
@@ -84,7 +94,7 @@ class AutoUpdater:
 
     def _sharded(self, tensor: Any) -> list[Any]:
         """How the states of a parameter are placed."""
-        plan, wanted = self._mesh.plan, list(tensor.placements)
+        plan, wanted = self._mesh.plan, placements_of(tensor)
         if plan.sharding_stage and dim_of(wanted[REPLICA]) is None:
             dim = shard_dim(tuple(tensor._local_value().shape), dim_of(wanted[0]), plan.replicas)
             wanted[REPLICA] = wanted[REPLICA] if dim is None else dist.Shard(dim)
@@ -127,6 +137,8 @@ class AutoUpdater:
         """
         self.clip.stopping = stop
         self.collect()
+        for name in self._tied:
+            dist.all_reduce(self._parts[name].grad, group=self._mesh.ends)
         self.adamw.set_lr(learning_rate)
         self.adamw.step()
         self.loss_scale.update(self.clip.overflowed)
