@@ -17,7 +17,7 @@ from zoo_core.plan.request import asking_for
 REQUIREMENTS = """
 data_parallel tensor_parallel pipeline_parallel sequence_parallel flash_attention selective_recompute
 sharding_stage1_recompute sharding_stage1_dp sharding_stage2_recompute sharding_stage2_dp sharding_stage3_recompute
-sharding_stage3_dp virtual_pipeline expert_parallel semi_auto to_static
+sharding_stage3_dp virtual_pipeline expert_parallel semi_auto semi_auto_sft semi_auto_lora semi_auto_dpo to_static
 """.split()
 
 

@@ -18,7 +18,9 @@ NO_GPU = {"flash_attention": Support("declared", "a GPU")}
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
     """What the core lacks in these tests, whatever it lacks today."""
-    lacks = {"sft": "supervised fine-tuning", "lora": "LoRA", "to_static": "training of traced graphs"}
+    tunes = {"sft": "supervised fine-tuning", "lora": "LoRA"}
+    lacks = {**tunes, **{f"semi_auto_{task}": what for task, what in tunes.items()}}
+    lacks["to_static"] = "training of traced graphs"
     monkeypatch.setattr("zoo_core.matrix.limits.LIMITS", lacks)
     return lacks
 
@@ -45,7 +47,7 @@ def proved(architecture, *cells, **changes):
     }  # fmt: skip
 
 
-_OTHERS = ("sft", "lora", "to_static", "flash_attention", "expert_parallel")
+_OTHERS = ("sft", "lora", "semi_auto_sft", "semi_auto_lora", "to_static", "flash_attention", "expert_parallel")
 EVERY = [cell for cell in CELLS if cell not in _OTHERS]
 """What the usual family has evidence of."""
 
@@ -180,7 +182,7 @@ def test_reasons_are_said_once(fake_family):
     one, two = make("one"), make("two", **NO_EXPERTS, **NO_GPU)
     matrix = {arch: standings(arch, records=proved(arch, "pretrain")) for arch in (one, two)}
     said = {(note.state, note.cells, note.whom): note.why for note in notes(matrix)}
-    assert said["refused", ("lora",), ()] == "zoo-core has no LoRA yet"
+    assert said["refused", ("lora", "semi_auto_lora"), ()] == "zoo-core has no LoRA yet"
     assert said["not applicable", ("expert_parallel",), ("two",)] == "its blocks have no experts"
     assert said["declared", ("flash_attention",), ("two",)] == "a GPU"
     assert said["declared", ("flash_attention", "expert_parallel"), ("one",)] == "a recorded run"
