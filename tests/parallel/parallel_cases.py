@@ -242,7 +242,10 @@ IN_SOAK = (
     | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
     | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
     | {(model, layout) for model, layouts in _MORE.items() for layout in layouts if layout.startswith("auto-")}
-    - {("llama", f"auto-{layout}") for layout in ("dp2", "tp2", "sharding2-stage1", "dp2xtp2", "tp2+spxpp2", "pp2xsharding2-stage2")}
+    - {
+        ("llama", f"auto-{layout}")
+        for layout in ("dp2", "sharding2-stage1", "dp2xtp2", "tp2+spxpp2", "pp2xsharding2-stage2")
+    }
     - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "qwen", "gpt3", "deepseek_v3")}
 )  # fmt: skip
 """Cases that others show in `make test` in the same or a harder form, and those for the capability matrix alone;

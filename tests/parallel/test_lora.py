@@ -36,12 +36,14 @@ SOAK = {
     "gpt3-fused": (
         "tp2", "pp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3", "tp2xsharding2-stage1",
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
+        "auto-tp2+sp",
     ),
     "bloom": ("tp2", "tp2+sp", "tp2xpp2", "auto-tp2+sp"),
     **dict.fromkeys(("qwen", "baichuan", "chatglm", "chatglm2", "opt", "glm"), ("tp2+sp", "auto-tp2+sp")),
     "deepseek_v3": (
         "tp2", "tp2+sp", "pp2", "tp2xpp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
         "tp2xsharding2-stage1", "ep2xtp2", "ep2xtp2+sp", "ep2xpp2", "ep2xsharding2-stage1",
+        "auto-tp2+sp",
     ),
 }  # fmt: skip
 CASES = [(model, layout) for model, layouts in QUICK.items() for layout in layouts]
