@@ -13,7 +13,7 @@ import pytest
 from tests.tokenizers.conftest import PATTERN, SPECIAL
 from zoo_core.data import corpus
 from zoo_core.errors import TokenizerError
-from zoo_core.generate.stream import TextStream
+from zoo_core.generate.texts import TextStream
 from zoo_core.tokenizers import (
     BatchTokenizer,
     BPEFilesTokenizer,
