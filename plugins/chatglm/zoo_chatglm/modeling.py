@@ -104,7 +104,7 @@ def _count(batch: Batch, past: int, length: int) -> Tensor:
         count = paddle.arange(past, past + length).unsqueeze(0)
     else:
         real_BK = (batch.attention_mask != 0).astype("int64")
-        count = paddle.clip(real_BK.cumsum(axis=-1) - 1, min=0)[:, past:]
+        count = paddle.clip(real_BK.cumsum(axis=1) - 1, min=0)[:, past:]
     if batch.segment_ids is None:
         return count
     return count - _first(paddle.ones_like(batch.segment_ids, dtype="bool"), count, batch)
