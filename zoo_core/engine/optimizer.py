@@ -24,7 +24,15 @@ from zoo_core.engine.threaded import ThreadedAdamW
 from zoo_core.layout import copied, is_norm
 from zoo_ops import parallel
 
-__all__ = ["OptimizerSettings", "State", "Updater"]
+__all__ = [
+    "OptimizerSettings",
+    "State",
+    "Updater",
+    "beta_powers",
+    "make_adamw",
+    "set_beta_powers",
+    "state_tensors",
+]
 
 _SLICED_ABOVE = 1024
 """Under stage 3, parameters of at most so many elements (norms, biases) stay whole."""
@@ -77,6 +85,47 @@ class State:
     flat: tuple[int, int] | None
 
 
+def make_adamw(settings: OptimizerSettings, device: str, parameters: list[Any], clip: GlobalNorm | None) -> Any:
+    """Return AdamW over parameters that go by their single-card names, or by `slice@` and that."""
+    kind = ThreadedAdamW if device == "cpu" else paddle.optimizer.AdamW
+    return kind(
+        learning_rate=0.0,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        epsilon=settings.epsilon,
+        parameters=parameters,
+        weight_decay=settings.weight_decay,
+        apply_decay_param_fun=lambda name: settings.decays(name.removeprefix("slice@")),
+        grad_clip=clip,
+        multi_precision=settings.master_weights,
+    )
+
+
+def state_tensors(adamw: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The states that an AdamW has of the parameter that it knows as `key`, by role."""
+    master = adamw._master_weights.get(key) if adamw._multi_precision else None
+    for role in ("moment1", "moment2"):
+        # the moments of a weight with an fp32 copy go by the copy's name
+        yield role, adamw._accumulators[role][key if master is None else master.name]
+    if master is not None:
+        yield "master", master
+
+
+def beta_powers(adamw: Any) -> tuple[float, float]:
+    """beta1 and beta2 to the power of the steps taken and one more, as an AdamW holds them."""
+    states = adamw._accumulators
+    for key in states["beta1_pow_acc"]:
+        return states["beta1_pow_acc"][key].item(), states["beta2_pow_acc"][key].item()
+    return adamw._beta1, adamw._beta2
+
+
+def set_beta_powers(adamw: Any, beta1: float, beta2: float) -> None:
+    """Set the powers of every state of an AdamW."""
+    for role, value in (("beta1_pow_acc", beta1), ("beta2_pow_acc", beta2)):
+        for tensor in adamw._accumulators[role].values():
+            tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))
+
+
 class Updater:
     """Reduces gradients over the mesh, clips, and steps.
 
@@ -124,18 +173,7 @@ class Updater:
         self.clip.tied = frozenset(self._tied)
 
     def _adamw(self, settings: OptimizerSettings, parameters: list[Any], clip: GlobalNorm | None) -> Any:
-        kind = ThreadedAdamW if self._mesh.plan.device == "cpu" else paddle.optimizer.AdamW
-        return kind(
-            learning_rate=0.0,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            epsilon=settings.epsilon,
-            parameters=parameters,
-            weight_decay=settings.weight_decay,
-            apply_decay_param_fun=lambda name: settings.decays(name.removeprefix("slice@")),
-            grad_clip=clip,
-            multi_precision=settings.master_weights,
-        )
+        return make_adamw(settings, self._mesh.plan.device, parameters, clip)
 
     def _keep_fp32_gradients(self, layers: Any) -> None:
         """Accumulate the gradients of half-precision parameters in fp32, and let AdamW read those."""
@@ -325,12 +363,8 @@ class Updater:
                 continue
             flat = self.flat_range(name)
             key, adamw = name if flat is None else f"slice@{name}", self._adamw_of(name)
-            master = adamw._master_weights.get(key) if adamw._multi_precision else None
-            for role in ("moment1", "moment2"):
-                # the moments of a weight with an fp32 copy go by the copy's name
-                yield State(name, role, adamw._accumulators[role][key if master is None else master.name], flat)
-            if master is not None:
-                yield State(name, "master", master, flat)
+            for role, tensor in state_tensors(adamw, key):
+                yield State(name, role, tensor, flat)
 
     def make_states(self) -> None:
         """Make the optimizer states now, zero, so that `load` can fill them before the first step."""
@@ -347,14 +381,9 @@ class Updater:
 
     def powers(self) -> tuple[float, float]:
         """beta1 and beta2 to the power of the steps taken and one more, as AdamW holds them."""
-        states = self.adamw._accumulators
-        for key in states["beta1_pow_acc"]:
-            return states["beta1_pow_acc"][key].item(), states["beta2_pow_acc"][key].item()
-        return self.adamw._beta1, self.adamw._beta2
+        return beta_powers(self.adamw)
 
     def set_powers(self, beta1: float, beta2: float) -> None:
         """Set the powers of every state, after `make_states`."""
-        for role, value in (("beta1_pow_acc", beta1), ("beta2_pow_acc", beta2)):
-            for adamw in filter(None, (self.adamw, self._expert_adamw)):
-                for tensor in adamw._accumulators[role].values():
-                    tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))
+        for adamw in filter(None, (self.adamw, self._expert_adamw)):
+            set_beta_powers(adamw, beta1, beta2)

@@ -44,8 +44,8 @@ class _Placed(Engine):
 
         def built() -> Any:
             chunk = build()
-            last = stop == len(self._elements)
-            chunk.lies_over_mesh(self._dresser.arriving, _whole if last else self._dresser.departing)
+            sends = stop < len(self._elements)
+            chunk.lies_over_mesh(self._dresser.arriving, self._dresser.departing if sends else None)
             return chunk
 
         return built
@@ -96,10 +96,6 @@ class _Placed(Engine):
         """Return logits [B, S, V] of one micro batch; there is no cache under this engine."""
         found = super().logits(fields, cache)
         return None if found is None else self._local(found)
-
-
-def _whole(x: Any) -> Any:
-    return x
 
 
 @cache

@@ -13,21 +13,12 @@ from typing import Any
 
 from zoo_core.layout import Column, FusedColumn, Part, Replicate, Row, Rule, Vocab, split
 
-__all__ = ["auto_table", "cut_source", "expert_layers"]
+__all__ = ["auto_table", "cut_source"]
 
 
 def auto_table(table: Mapping[str, Rule], degree: int) -> dict[str, Rule]:
     """Return the rows as placements lay them out over a tensor axis of `degree`."""
     return {name: _placed(rule, degree) for name, rule in table.items()}
-
-
-def expert_layers(table: Mapping[str, Rule]) -> frozenset[str]:
-    """The single-card names of the layers that hold routed experts, and the router and the shared ones with them."""
-    found = set()
-    for rule in table.values():
-        if rule.expert is not None:
-            found.add(rule.name.rsplit(f".{rule.expert}.", 1)[0].rpartition(".")[0])
-    return frozenset(found)
 
 
 def _placed(rule: Rule, degree: int) -> Rule:

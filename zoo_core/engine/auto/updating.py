@@ -20,8 +20,14 @@ from zoo_core.engine.build import Held
 from zoo_core.engine.clip import GlobalNorm
 from zoo_core.engine.loss_scale import LossScale
 from zoo_core.engine.mesh import Mesh
-from zoo_core.engine.optimizer import OptimizerSettings, State
-from zoo_core.engine.threaded import ThreadedAdamW
+from zoo_core.engine.optimizer import (
+    OptimizerSettings,
+    State,
+    beta_powers,
+    make_adamw,
+    set_beta_powers,
+    state_tensors,
+)
 
 __all__ = ["AutoUpdater", "shard_dim"]
 
@@ -85,12 +91,7 @@ class AutoUpdater:
         self._tied = [name for name in self._trained if mesh.ends is not None and name in tied]
         self.clip = _Norm(self._placements, held, mesh, settings.max_grad_norm, self.loss_scale)
         self.clip.tied = frozenset(self._tied)
-        kind = ThreadedAdamW if mesh.plan.device == "cpu" else paddle.optimizer.AdamW
-        self.adamw = kind(
-            learning_rate=0.0, beta1=settings.beta1, beta2=settings.beta2, epsilon=settings.epsilon,
-            parameters=list(self._parts.values()), weight_decay=settings.weight_decay,
-            apply_decay_param_fun=settings.decays, grad_clip=self.clip, multi_precision=settings.master_weights,
-        )  # fmt: skip
+        self.adamw = make_adamw(settings, mesh.plan.device, list(self._parts.values()), self.clip)
 
     def _sharded(self, tensor: Any) -> list[Any]:
         """How the states of a parameter are placed."""
@@ -154,10 +155,6 @@ class AutoUpdater:
                 tensor._local_value().set_value(whole._local_value())
         return self.clip.norm
 
-    def owns(self, name: str) -> bool:
-        """Whether this rank has states of a parameter: every one does."""
-        return name in self._trained
-
     def flat_range(self, name: str) -> None:
         """What the replicas share out is put together before it is written."""
 
@@ -171,12 +168,8 @@ class AutoUpdater:
     def states(self) -> Iterator[State]:
         """Every optimizer state, as this rank of the tensor axis has it; all replicas ask for them in turn."""
         for name in self._trained:
-            master = self.adamw._master_weights.get(name) if self.adamw._multi_precision else None
-            key = name if master is None else master.name
-            for role in ("moment1", "moment2"):
-                yield State(name, role, self._joined(name, self.adamw._accumulators[role][key]), None)
-            if master is not None:
-                yield State(name, "master", self._joined(name, master), None)
+            for role, part in state_tensors(self.adamw, name):
+                yield State(name, role, self._joined(name, part), None)
 
     def _joined(self, name: str, part: Any) -> Any:
         return part if dim_of(self._placements[name][REPLICA]) is None else _Joined(self, name, part)
@@ -187,16 +180,11 @@ class AutoUpdater:
 
     def powers(self) -> tuple[float, float]:
         """beta1 and beta2 to the power of the steps taken and one more, as AdamW holds them."""
-        states = self.adamw._accumulators
-        for key in states["beta1_pow_acc"]:
-            return states["beta1_pow_acc"][key].item(), states["beta2_pow_acc"][key].item()
-        return self.adamw._beta1, self.adamw._beta2
+        return beta_powers(self.adamw)
 
     def set_powers(self, beta1: float, beta2: float) -> None:
         """Set the powers of every state, after `make_states`."""
-        for role, value in (("beta1_pow_acc", beta1), ("beta2_pow_acc", beta2)):
-            for tensor in self.adamw._accumulators[role].values():
-                tensor.set_value(paddle.full(tensor.shape, value, tensor.dtype))
+        set_beta_powers(self.adamw, beta1, beta2)
 
 
 class _Joined:
