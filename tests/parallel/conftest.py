@@ -51,7 +51,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     results = Results(tmp_path_factory.mktemp("parallel"))
     chosen, resumed = set(), set()
     for item in request.session.items:
-        if "trained" in getattr(item, "fixturenames", ()):
+        if "trained" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
             params = item.callspec.params
             model, layout, source = params["model"], params["layout"], params.get("source")
             chosen |= {(model, "single")} | ({(model, layout)} if source in (None, layout) else {(model, source)})
