@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -19,7 +20,8 @@ from zoo_ops.batch import Batch
 from zoo_ops.cache import LayerCache
 from zoo_ops.core_attention import attention, attention_reference
 from zoo_ops.cpu import rows
-from zoo_ops.cpu.rows import view
+from zoo_ops.cpu.blas import mkl_product
+from zoo_ops.cpu.rows import plain_pass, product, view
 from zoo_ops.cpu.threads import one_blas_thread, set_threads
 from zoo_ops.feed_forward import gated_mlp, gated_reference
 from zoo_ops.kernels import Kernels, set_kernels
@@ -27,6 +29,7 @@ from zoo_ops.linear import Embedding, Linear, LMHead, linear, project
 from zoo_ops.norm import rms_norm, rms_norm_reference
 from zoo_ops.rope import apply_rope, apply_rope_reference
 
+HAS_MKL = (Path(paddle.__file__).parent / "libs" / "libmklml_intel.so").exists()
 ROWS = ((1, 1), (3, 1), (1, 4))
 """Samples and tokens of a pass."""
 
@@ -102,6 +105,20 @@ def test_projection_of_a_row(size, bias, threads, calls):
         many = random(2, 3, size[0])
         close(layer(many), F.linear(*wide(many, layer.weight), layer.bias.astype("float64") if bias else None))
     assert calls == {"linear_row": 2}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("size", [(5, 3), (64, 96), (1024, 1030)])
+def test_product_of_rows(size, rows):
+    random = np.random.default_rng(rows)
+    x, weight = (random.standard_normal(shape).astype(np.float32) for shape in ((rows, size[0]), size))
+    for given in (x, np.repeat(x, 2, axis=1)[:, ::2]):  # what is not in C order takes numpy's way
+        for own in (weight, np.asfortranarray(weight), np.repeat(weight, 2, axis=1)[:, ::2]):
+            out = np.full((rows, size[1]), np.nan, np.float32)
+            assert product(given, own, out) is out
+            np.testing.assert_allclose(out, x.astype(float) @ weight.astype(float), atol=1e-5 * size[0] ** 0.5)
+    assert mkl_product(x, weight, np.empty((rows, size[1]), np.float32)) == HAS_MKL
+    assert not mkl_product(x.astype(float), weight.astype(float), np.empty((rows, size[1])))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -244,6 +261,21 @@ def test_other_types_and_other_paths_are_left_alone(calls):
         for got, wanted in zip(found, expected, strict=True):
             assert got.dtype == paddle.float32
             close(got, wanted)
+
+
+def test_plain_passes_ask_less_and_say_the_same(calls):
+    with paddle.no_grad():
+        wanted = run_all()
+        asked = dict(calls)
+        with plain_pass():
+            found = run_all()
+            assert calls == {name: 2 * number for name, number in asked.items()}
+            for own, other in zip(found, wanted, strict=True):
+                np.testing.assert_array_equal(own.numpy(), other.numpy())
+            run_all("float64")
+            set_kernels(Kernels(fast_cpu=False))
+            run_all()
+        assert calls == {name: 2 * number for name, number in asked.items()}
 
 
 def test_gradients_go_the_usual_way(calls):

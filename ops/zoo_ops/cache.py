@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import paddle
 
-from zoo_ops.cpu.rows import view
-from zoo_ops.kernels import cpu_path
+from zoo_ops.cpu.rows import is_plain, view
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -65,7 +64,7 @@ class LayerCache:
             raise ValueError(f"a cache for {max_length} tokens has no room for {end}")
         with paddle.no_grad():
             k, v = self._buffers(k_BSMD, v_BSMD)
-            if cpu_path(k, v, k_BSMD, v_BSMD):
+            if is_plain(k, v, k_BSMD, v_BSMD):
                 view(k)[:rows, self.length : end] = view(k_BSMD)
                 view(v)[:rows, self.length : end] = view(v_BSMD)
             else:

@@ -14,6 +14,7 @@ import paddle
 import paddle.nn.functional as F
 
 from zoo_ops.cpu.attention import attention_cpu
+from zoo_ops.cpu.rows import is_one_token
 from zoo_ops.dropout import keep_dropout_context
 from zoo_ops.kernels import cpu_path, kernels, on_gpu, say_once
 from zoo_ops.masks import check_lengths, segment_ends, visible
@@ -250,6 +251,10 @@ def attention(
         k_BKMD, v_BKMD, virtual = front.before_keys(k_BKMD), front.before_values(v_BKMD), front.count
     if virtual and bias is not None and bias.shape[-1] == k_BKMD.shape[1] - virtual:
         bias = paddle.concat([paddle.zeros([*bias.shape[:-1], virtual], dtype=bias.dtype), bias], axis=-1)
+    if bias is None and is_one_token(q_BSND, k_BKMD, v_BKMD) and (dropout is None or not dropout.is_on()):
+        return attention_cpu(
+            q_BSND, k_BKMD, v_BKMD, batch, past=past, scale=scale, causal=causal, prefix_BK=prefix_BK, virtual=virtual
+        )
     inputs = (q_BSND, k_BKMD, v_BKMD, batch, past, scale, bias, causal)
     if kernels().recompute_core_attention and paddle.is_grad_enabled() and not q_BSND.stop_gradient:
         from paddle.distributed.fleet.utils import recompute

@@ -17,7 +17,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from zoo_ops import parallel
-from zoo_ops.cpu.rows import MOST, Projection, embedding_rows, is_forward_only, linear_row
+from zoo_ops.cpu.rows import MOST, Projection, embedding_rows, is_one_row, is_plain, linear_row
 from zoo_ops.kernels import cpu_path
 from zoo_ops.loss import cross_entropy
 from zoo_ops.norm import rms_norm
@@ -39,15 +39,13 @@ __all__ = [
 ]
 
 
-def _is_generated_row(x: Tensor, *weights: Tensor) -> bool:
-    """Whether this is the one row of a pass that generates a token on CPU."""
-    return math.prod(x.shape[:-1]) == 1 and cpu_path(x, *weights) and is_forward_only(x, *weights)
-
-
 def linear(x: Tensor, weight_IO: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return `x` times the weight, and the bias added: [..., I] -> [..., O]."""
-    if _is_generated_row(x, weight_IO, *(() if bias_O is None else (bias_O,))):
+    biases = () if bias_O is None else (bias_O,)
+    if is_one_row(x, weight_IO, *biases):
         return linear_row(x, weight_IO, bias_O)
+    if cpu_path(x, weight_IO, *biases):  # what paddle's function calls, once it has asked for its flags
+        return paddle._C_ops.linear(x, weight_IO, bias_O)
     return F.linear(x, weight_IO, bias_O)
 
 
@@ -61,7 +59,7 @@ def _logits(x: Tensor, weight_vH: Tensor, normalize: bool) -> Tensor:
         hidden = weight_vH.shape[-1]
         weight_vH = rms_norm(weight_vH, paddle.ones([hidden], dtype=weight_vH.dtype), 1e-24 / hidden)
         x = x * hidden**-0.5
-    if _is_generated_row(x, weight_vH):
+    if is_one_row(x, weight_vH):
         return linear_row(x, weight_vH, transpose=True)
     return paddle.matmul(x, weight_vH, transpose_y=True)
 
@@ -114,7 +112,7 @@ class Embedding(nn.Embedding):  # type: ignore[misc]
             ValueError: an id is beyond the rows of the weight.
         """
         weight = self.weight
-        if math.prod(ids.shape) * weight.shape[-1] < MOST and cpu_path(weight) and is_forward_only(weight):
+        if math.prod(ids.shape) * weight.shape[-1] < MOST and is_plain(weight):
             found = embedding_rows(ids, weight)
             if found is not None:
                 return found
@@ -136,7 +134,7 @@ def whole_projections(x: Tensor, *layers: Any) -> list[Projection] | None:
             return None
         found.append((layer._parameters["weight"], layer._parameters["bias"]))
     tensors = [t for projection in found for t in projection if t is not None]
-    return found if _is_generated_row(x, *tensors) else None
+    return found if is_one_row(x, *tensors) else None
 
 
 class ColumnLinear(nn.Layer):  # type: ignore[misc]

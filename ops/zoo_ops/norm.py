@@ -35,11 +35,10 @@ def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         if on_gpu(x):
             return F.rms_norm(x, weight_H.shape, weight_H, eps)
         say_once("use_fused_rms_norm", "this device has no kernel for it")
-    if cpu_path(x, weight_H):
-        if math.prod(x.shape) >= MOST:
-            return rms_norm_cpu(x, weight_H, eps)
-        if is_one_token(x, weight_H):
-            return rms_norm_rows(x, weight_H, eps)
+    if is_one_token(x, weight_H):
+        return rms_norm_rows(x, weight_H, eps)
+    if math.prod(x.shape) >= MOST and cpu_path(x, weight_H):
+        return rms_norm_cpu(x, weight_H, eps)
     return rms_norm_reference(x, weight_H, eps)
 
 

@@ -171,11 +171,10 @@ def apply_rope(
         if on_gpu(x_BSND) and width == x_BSND.shape[-1]:
             return _fused(x_BSND, cos, sin, interleaved)
         say_once("use_fused_rope", "there is no kernel for it here")
-    if cpu_path(x_BSND, cos, sin):
-        if math.prod(x_BSND.shape) >= MOST:
-            return rope_cpu(x_BSND, cos, sin, width, interleaved)
-        if is_one_token(x_BSND):
-            return rope_rows(x_BSND, cos, sin, width, interleaved)
+    if is_one_token(x_BSND, cos, sin):
+        return rope_rows(x_BSND, cos, sin, width, interleaved)
+    if math.prod(x_BSND.shape) >= MOST and cpu_path(x_BSND, cos, sin):
+        return rope_cpu(x_BSND, cos, sin, width, interleaved)
     return apply_rope_reference(x_BSND, cos, sin, rotary_dim=rotary_dim, interleaved=interleaved)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from zoo_core.quantization import QuantSpec
 from zoo_core.quantized import quantised_layers
 from zoo_core.registry import Architecture
 from zoo_ops import Batch, Cache, Router, after_prefix, cross_entropy, parallel, set_loss_weight
+from zoo_ops.cpu.rows import plain_pass
 from zoo_ops.cpu.threads import one_blas_thread
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
@@ -111,6 +113,9 @@ class Engine:
     averages = True
     """Whether gradients come to the mean over the replicas; else to their sum."""
 
+    places = False
+    """Whether tensors lie over a mesh of processes."""
+
     def __init__(
         self,
         mesh: Mesh,
@@ -134,6 +139,8 @@ class Engine:
         if prefix is not None:
             self.table = with_prefix(self.table, self._elements, config, prefix)
         self._amp = dict(amp or {"enable": False})
+        plain = dtype == "float32" and not self._amp["enable"] and not self.places
+        self._is_plain = plain and paddle.device.get_device() == "cpu"
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
@@ -422,8 +429,13 @@ class Engine:
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length)
-        amp = paddle.amp.auto_cast(**self._amp)
-        with paddle.no_grad(), amp, parallel.whole_sequences(), one_blas_thread():
+        with ExitStack() as within:
+            for context in (paddle.no_grad(), parallel.whole_sequences(), one_blas_thread()):
+                within.enter_context(context)
+            if self._amp["enable"]:
+                within.enter_context(paddle.amp.auto_cast(**self._amp))
+            elif self._is_plain:
+                within.enter_context(plain_pass())
             logits_B1v = self._through_stages(batch, cache)
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
         return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]

@@ -10,13 +10,18 @@ head width, W that of values, F width of a feed-forward block, I/O in and out fe
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import c_char
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import paddle
 
+from zoo_ops.cpu.blas import mkl_product
 from zoo_ops.cpu.threads import each, runs
+from zoo_ops.kernels import cpu_path
+from zoo_ops.kernels import kernels as _chosen
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -29,8 +34,12 @@ __all__ = [
     "fresh",
     "gated_row",
     "is_forward_only",
+    "is_one_row",
     "is_one_token",
+    "is_plain",
     "linear_row",
+    "plain_pass",
+    "product",
     "rms_norm_rows",
     "rope_rows",
     "view",
@@ -44,6 +53,8 @@ MOST = 1 << 14
 
 _WIDE = 1 << 20
 """Values of a weight from which it is read by several threads: they start in the time that one takes for a third."""
+
+_plain = False
 
 _FLOAT32, _CPU = np.dtype(np.float32), paddle.CPUPlace()
 
@@ -80,24 +91,58 @@ def is_forward_only(*tensors: Tensor) -> bool:
     return not paddle.is_grad_enabled() or all(x.stop_gradient for x in tensors)
 
 
+@contextmanager
+def plain_pass() -> Iterator[None]:
+    """Say that within this no gradient is wanted and what is float32 is a plain CPU tensor.
+
+    Otherwise every operation asks its tensors for it, which for one row takes longer than to compute.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def is_plain(x: Tensor, *others: Tensor) -> bool:
+    """Whether the functions of this file take these tensors: float32, on CPU, not traced, no gradient asked for."""
+    if _plain and _chosen().fast_cpu:
+        return x.dtype is paddle.float32
+    return cpu_path(x, *others) and is_forward_only(x, *others)
+
+
 def is_one_token(x: Tensor, *weights: Tensor) -> bool:
-    """Whether `x`, [B, S, ...], is of one new token a sample, and no gradient will be asked for.
+    """Whether `x`, [B, S, ...], is of one new token a sample, few values, and `is_plain`.
 
     A longer one without gradients may be a block that is recomputed later, which has to give the same to the last bit.
     """
-    return x.ndim > 2 and x.shape[1] == 1 and is_forward_only(x, *weights)
+    shape = x.shape
+    return len(shape) > 2 and shape[1] == 1 and math.prod(shape) < MOST and is_plain(x, *weights)
+
+
+def is_one_row(x: Tensor, *weights: Tensor) -> bool:
+    """Whether all dims of `x` but the last are 1, and `is_plain`."""
+    return math.prod(x.shape[:-1]) == 1 and is_plain(x, *weights)
+
+
+def product(x: np.ndarray, weight_IO: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Fill `out`, [O] or [T, O], with `x`, [I] or [T, I], times a weight: a large one is read by several threads."""
+    if x.ndim > 1 and mkl_product(x, weight_IO, out):
+        return out
+    if weight_IO.size < _WIDE:
+        return np.matmul(x, weight_IO, out=out)
+    parts = runs(out.shape[-1])
+
+    def do(number: int) -> None:
+        np.matmul(x, weight_IO[:, parts[number]], out=out[..., parts[number]])
+
+    each(len(parts), do)
+    return out
 
 
 def _product(x_I: np.ndarray, weight_IO: np.ndarray, bias_O: Tensor | None, out_O: np.ndarray) -> np.ndarray:
-    if weight_IO.size < _WIDE:
-        np.matmul(x_I, weight_IO, out=out_O)
-    else:
-        parts = runs(len(out_O))
-
-        def do(number: int) -> None:
-            np.matmul(x_I, weight_IO[:, parts[number]], out=out_O[parts[number]])
-
-        each(len(parts), do)
+    product(x_I, weight_IO, out_O)
     if bias_O is not None:
         out_O += view(bias_O)
     return out_O

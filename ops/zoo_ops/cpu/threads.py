@@ -49,10 +49,11 @@ def _mkl_threads_here(number: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _mkl() -> ctypes.CDLL | None:
+def _mkl() -> ctypes.PyDLL | None:
     path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
     try:
-        library = ctypes.CDLL(str(path))
+        # `PyDLL` keeps the interpreter's lock, which a helper just started would take, and let this thread wait
+        library = ctypes.PyDLL(str(path))
         library.MKL_Set_Num_Threads_Local  # noqa: B018  raises where the symbol is missing
     except (OSError, AttributeError):
         return None

@@ -34,6 +34,7 @@ class _Placed(Engine):
     """
 
     averages = False
+    places = True
 
     def _laid_out(self, table: Mapping[str, Rule]) -> dict[str, Rule]:
         self._plain_table = dict(table)
