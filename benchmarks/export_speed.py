@@ -31,7 +31,7 @@ from zoo_core.engine.build import from_seed  # noqa: E402
 from zoo_core.engine.engine import Engine  # noqa: E402
 from zoo_core.engine.mesh import make_mesh  # noqa: E402
 from zoo_core.export.passes import StaticPasses  # noqa: E402
-from zoo_core.export.programs import JitPrograms, PredictorPrograms  # noqa: E402
+from zoo_core.export.programs import JitPrograms, PredictorPrograms, ReplayPrograms  # noqa: E402
 from zoo_core.export.write import export_programs  # noqa: E402
 from zoo_core.generate.passes import EnginePasses  # noqa: E402
 from zoo_core.generate.pool import Passes  # noqa: E402
@@ -75,6 +75,7 @@ def main() -> None:
         spec = export_programs(engine, folder, options.batch, room, room)
         ways: dict[str, Passes] = {
             "dygraph": EnginePasses(engine),
+            "replay": StaticPasses(ReplayPrograms(folder), spec),
             "paddle.jit.load": StaticPasses(JitPrograms(folder), spec),
             "paddle.inference": StaticPasses(PredictorPrograms(folder), spec),
         }

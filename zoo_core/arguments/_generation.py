@@ -79,7 +79,8 @@ class GenerationArguments(Group):
         tasks=_PREDICT, aliases=("static",),
     )  # fmt: skip
     export_runner: str = argument(
-        "jit",
-        "How exported programs run: jit holds the weights once, inference (Paddle Inference) once for each program.",
-        choices=("jit", "inference"), tasks=_PREDICT,
+        "replay",
+        "How exported programs run: jit holds the weights once, replay too and computes single tokens by numpy on CPU, "
+        "inference (Paddle Inference) holds them once for each program.",
+        choices=("replay", "jit", "inference"), tasks=_PREDICT,
     )  # fmt: skip

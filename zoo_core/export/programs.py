@@ -1,7 +1,8 @@
-"""Two ways to run the programs of an exported folder: as a loaded layer, and by Paddle Inference."""
+"""Three ways to run the programs of an exported folder: as a loaded layer, replayed, and by Paddle Inference."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any, Protocol
 import paddle
 from paddle import Tensor
 
+from zoo_core.export.replay import CannotReplay, Replay
 from zoo_core.export.spec import MODEL
 
-__all__ = ["JitPrograms", "PredictorPrograms", "Programs"]
+__all__ = ["JitPrograms", "PredictorPrograms", "Programs", "ReplayPrograms"]
+
+_log = logging.getLogger("zoo")
 
 
 class Programs(Protocol):
@@ -40,6 +44,47 @@ class JitPrograms:
 
     def forget(self) -> None:
         """There is nothing to give back: the weights are there once."""
+
+
+class ReplayPrograms(JitPrograms):
+    """As `JitPrograms`, but the programs of one token are replayed by numpy, which is much quicker on CPU.
+
+    One that does what numpy is not told here to do, and any on another device, runs as a loaded layer.
+
+    Args:
+        folder: of the exported model.
+        device: "cpu", "gpu" or "xpu".
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        super().__init__(folder)
+        self._replays: dict[str, Replay | None] = {}
+        self._on_cpu = device == "cpu"
+
+    def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs of a program."""
+        replay = self.replayed(name)
+        return super().run(name, inputs) if replay is None else replay.run(inputs)
+
+    def replayed(self, name: str) -> Replay | None:
+        """The program as numpy runs it; `None` where it does not."""
+        if not self._on_cpu or not name.startswith("decode"):
+            return None
+        if name not in self._replays:
+            holder = self._layer._program_holder_dict[name]
+            own = self._layer._persistable_var_name_dict
+            weights = {used: getattr(self._layer, own[said]) for used, said in holder._suffix_varname_dict.items()}
+            given, made = ([value.id for value in values] for values in (holder.input_vars, holder.output_vars))
+            try:
+                self._replays[name] = Replay(holder.infer_program, given, made, weights)
+            except CannotReplay as missing:
+                _log.info("%s is not replayed by numpy, which is not told here to do %s", name, missing)
+                self._replays[name] = None
+        return self._replays[name]
+
+    def forget(self) -> None:
+        """Give back what has been made for the replays."""
+        self._replays.clear()
 
 
 class PredictorPrograms:

@@ -9,7 +9,7 @@ from typing import Literal
 from zoo_core.config import ModelConfig
 from zoo_core.errors import ConfigError
 from zoo_core.export.passes import StaticPasses
-from zoo_core.export.programs import JitPrograms, PredictorPrograms, Programs
+from zoo_core.export.programs import JitPrograms, PredictorPrograms, Programs, ReplayPrograms
 from zoo_core.export.spec import Exported, read_exported
 from zoo_core.generate.answering import TextBase
 from zoo_core.registry import find
@@ -17,8 +17,9 @@ from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["Runner", "StaticModel", "load_static", "static_passes"]
 
-Runner = Literal["jit", "inference"]
-"""`paddle.jit.load`, with one copy of the weights, or Paddle Inference, with one for each program that is used."""
+Runner = Literal["replay", "jit", "inference"]
+"""`paddle.jit.load`, with one copy of the weights; the same, with single tokens by numpy on CPU; or Paddle Inference,
+with one copy for each program that is used."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,18 @@ class StaticModel(TextBase):
         return self.static
 
 
-def static_passes(folder: Path, spec: Exported, runner: Runner = "jit", device: str = "cpu") -> StaticPasses:
+def static_passes(folder: Path, spec: Exported, runner: Runner = "replay", device: str = "cpu") -> StaticPasses:
     """Return the programs in a folder as passes.
 
     Raises:
         ConfigError: Paddle cannot read them.
     """
     try:
-        programs: Programs = JitPrograms(folder) if runner == "jit" else PredictorPrograms(folder, device)
+        programs: Programs
+        if runner == "inference":
+            programs = PredictorPrograms(folder, device)
+        else:
+            programs = JitPrograms(folder) if runner == "jit" else ReplayPrograms(folder, device)
     except Exception as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
@@ -61,7 +66,7 @@ def static_passes(folder: Path, spec: Exported, runner: Runner = "jit", device: 
 
 
 def load_static(
-    path: str | Path, tokenizer: Path | None = None, device: str = "cpu", runner: Runner = "jit"
+    path: str | Path, tokenizer: Path | None = None, device: str = "cpu", runner: Runner = "replay"
 ) -> StaticModel:
     """Load a folder that `zoo export` wrote.
 

@@ -17,7 +17,7 @@ from zoo_core.errors import CheckpointError, ConfigError, PlanError
 from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
 from zoo_core.export.onnx_files import OnnxPrograms, check_onnx, write_onnx
 from zoo_core.export.passes import StaticPasses
-from zoo_core.export.programs import JitPrograms, PredictorPrograms
+from zoo_core.export.programs import JitPrograms, PredictorPrograms, ReplayPrograms
 from zoo_core.export.spec import EXPORT_FILE, Exported, sizes_up_to
 from zoo_core.export.trace import cached_entries, save_programs
 from zoo_core.generate.model import TextModel
@@ -105,10 +105,14 @@ def export_programs(
         sizes_up_to(max_length - 1, LEAST_PROMPT), sizes_up_to(max_length - 1, LEAST_WINDOW), entries, notes, context,
     )  # fmt: skip
     save_programs(engine, spec, folder, say)
+    device = paddle.get_device().partition(":")[0]
     ways: dict[str, JitPrograms | PredictorPrograms | OnnxPrograms] = {
         "paddle.jit.load": JitPrograms(folder),
-        "paddle.inference": PredictorPrograms(folder, paddle.get_device().partition(":")[0]),
+        "paddle.inference": PredictorPrograms(folder, device),
     }
+    replays = ReplayPrograms(folder, device)
+    if replays.replayed(f"decode_{spec.decode[0]}") is not None:
+        ways["replay"] = replays
     if onnx:
         write_onnx(folder, spec, say)
         ways["onnxruntime"] = OnnxPrograms(folder)
