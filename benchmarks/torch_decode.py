@@ -1,9 +1,9 @@
 """The other side of `decode_speed.py`: PyTorch + transformers, in an environment of its own.
 
 `python benchmarks/torch_decode.py FOLDER` makes a random Llama, saves it in FOLDER for the other stack, says so in one
-JSON line, and then obeys lines on its standard input: `decode B` continues B prompts greedily, `prefill S` reads one
-prompt of S tokens. Each answers `{"seconds": ..., "tokens": ..., "ids": ...}`. The prompts come from numpy, so that the
-other stack has the same.
+JSON line, and then obeys lines on its standard input: `decode B` continues B prompts greedily (so does `static B`, for
+which the other stack has a way of its own), `prefill S` reads one prompt of S tokens. Each answers
+`{"seconds": ..., "tokens": ..., "ids": ...}`. The prompts come from numpy, so that the other stack has the same.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def main() -> None:
         print(json.dumps({"ready": True, "stack": stack, "parameters": parameters}), flush=True)
         for line in sys.stdin:
             what, number = line.split()
-            print(json.dumps({"decode": decode, "prefill": prefill}[what](int(number))), flush=True)
+            print(json.dumps({"decode": decode, "static": decode, "prefill": prefill}[what](int(number))), flush=True)
 
 
 if __name__ == "__main__":

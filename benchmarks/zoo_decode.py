@@ -21,9 +21,12 @@ from zoo_core.checkpoint import Reader  # noqa: E402
 from zoo_core.engine.engine import Engine  # noqa: E402
 from zoo_core.engine.mesh import make_mesh  # noqa: E402
 from zoo_core.engine.state import from_checkpoint  # noqa: E402
+from zoo_core.export.passes import StaticPasses  # noqa: E402
+from zoo_core.export.programs import ReplayPrograms  # noqa: E402
+from zoo_core.export.write import export_programs  # noqa: E402
 from zoo_core.generate.choice import Sampling  # noqa: E402
 from zoo_core.generate.passes import EnginePasses  # noqa: E402
-from zoo_core.generate.pool import Pool  # noqa: E402
+from zoo_core.generate.pool import Passes, Pool  # noqa: E402
 from zoo_core.generate.rules import Row, Rules  # noqa: E402
 from zoo_core.plan import Request, compose  # noqa: E402
 from zoo_core.registry import find  # noqa: E402
@@ -46,7 +49,17 @@ def main() -> None:
     def prompts(rows: int, length: int) -> np.ndarray:
         return np.random.default_rng(SEED).integers(3, config.vocab_size, (rows, length), dtype=np.int64)
 
-    def decode(rows: int) -> dict[str, object]:
+    exported: dict[int, StaticPasses] = {}
+    for rows in (1, 8):
+        own = Path(options.folder) / f"exported-{rows}"
+        own.mkdir()
+        spec = export_programs(engine, own, rows, PROMPT + NEW, PROMPT + NEW)
+        exported[rows] = StaticPasses(ReplayPrograms(own), spec)
+
+    def static(rows: int) -> dict[str, object]:
+        return decode(rows, exported[rows])
+
+    def decode(rows: int, passes: Passes = passes) -> dict[str, object]:
         ids = prompts(rows, PROMPT).tolist()
         start = time.perf_counter()
         pool = Pool(passes, rows, PROMPT + NEW)
@@ -72,7 +85,7 @@ def main() -> None:
     print(json.dumps({"ready": True, "parameters": parameters, "bytes_a_token": read}), flush=True)
     for line in sys.stdin:
         what, number = line.split()
-        print(json.dumps({"decode": decode, "prefill": prefill}[what](int(number))), flush=True)
+        print(json.dumps({"decode": decode, "static": static, "prefill": prefill}[what](int(number))), flush=True)
 
 
 if __name__ == "__main__":
