@@ -69,6 +69,8 @@ bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/train_speed.py --torch-python $(TORCH_VENV)/bin/python
 	$(BIN)/python benchmarks/decode_speed.py --torch-python $(TORCH_VENV)/bin/python
+	$(BIN)/python benchmarks/export_speed.py
+	cd benchmarks && $(abspath $(BIN))/python static_speed.py
 	$(BIN)/python benchmarks/save.py
 	$(BIN)/python benchmarks/convert.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/finetune.py
@@ -76,7 +78,7 @@ bench: $(READY) $(TORCH_READY)
 	$(BIN)/python benchmarks/plan_speed.py
 	$(BIN)/python benchmarks/plan_memory.py
 	$(BIN)/python tools/check_transformers.py --torch-python $(TORCH_VENV)/bin/python
-	$(BIN)/python docs/generate_readme.py
+	$(BIN)/python docs/generate.py
 
 # The other side of the comparison, in an environment of its own; pip, because it knows this machine's wheels.
 $(TORCH_READY): Makefile

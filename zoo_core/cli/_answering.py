@@ -159,5 +159,8 @@ def _warn(arguments: Arguments, device: str) -> None:
     lines = [now, *(line for line in arguments.warnings if line != before)]
     if device == "cpu" and dtype not in (None, "float32"):
         lines.append(f"dtype {dtype} is float32 on CPU: Paddle has no such kernels there")
+    drawing = [name for name in ("temperature", "top_k", "top_p", "min_p", "seed") if name in arguments.given]
+    if arguments.generation.decode_strategy == "beam_search" and drawing:
+        lines.append(f"{', '.join(drawing)}: beam search takes the likeliest texts and draws nothing")
     for line in dict.fromkeys(filter(None, lines)):
         print(f"warning: {line}", file=sys.stderr)

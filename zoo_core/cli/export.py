@@ -51,7 +51,7 @@ def command(
     """Write the model in PATH to FOLDER as static programs.
 
     PATH is a zoo checkpoint, the output folder of a run, a Hugging Face folder, or a model's name. FOLDER
-    must not exist yet. Its programs read prompts of several lengths and decode with a cache, for
+    is new, or empty. Its programs read prompts of several lengths and decode with a cache, for
     paddle.jit.load and for Paddle Inference; logits and greedy tokens are compared with those of the model, and
     nothing is left where they differ.
 

@@ -390,7 +390,8 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
     for part, name in (("eval", "validation"), ("test", "test")):
         if f"{part}_bleu4" in metrics:
             reached.append(f"{name} BLEU-4 {metrics[f'{part}_bleu4']:.4f}, Rouge-L {metrics[f'{part}_rougel']:.4f}")
-    lines = [f"done       {last} steps in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
+    steps = "1 step" if last == 1 else f"{last} steps"
+    lines = [f"done       {steps} in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
     newest = session.newest() if session.saved_at >= 0 else None
     wrote = [str(newest)] if newest else []
     wrote += [str(root / name) for name in _RECORDS if (root / name).is_file()]
