@@ -13,7 +13,7 @@ import pytest
 
 from zoo_core.arguments import load_arguments
 from zoo_core.data.sft import Encoder, Lines, TuningSet, first_fit, survey
-from zoo_core.engine.engine import to_batch
+from zoo_core.engine.batches import to_batch
 from zoo_core.plan import chosen_model
 from zoo_ops import cross_entropy
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -15,6 +14,7 @@ from paddle.distributed.fleet.meta_parallel import LayerDesc, PipelineLayer
 
 from zoo_core.config import ModelConfig
 from zoo_core.engine.accuracy import count_correct
+from zoo_core.engine.batches import EvalSums, MicroBatch, StepResult, to_batch
 from zoo_core.engine.build import Held, Source, Stage, build_layer
 from zoo_core.engine.chunk import Chunk, Feed
 from zoo_core.engine.fake_quant import Rounding
@@ -34,48 +34,7 @@ from zoo_ops.cpu.threads import one_blas_thread
 from zoo_ops.kernels import Kernels, set_kernels
 from zoo_ops.loss import IGNORE
 
-__all__ = ["Engine", "EvalSums", "MicroBatch", "StepResult", "to_batch"]
-
-MicroBatch = Mapping[str, "np.ndarray[Any, Any]"]
-"""`input_ids` and `labels`, int64 [B, S], and perhaps other fields of `zoo_ops.Batch`."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a training step tells.
-
-    Args:
-        loss: mean over all tokens of the global batch that bear a loss, or what the engine's objective came to.
-        grad_norm: global norm before clipping.
-        tokens: number of those tokens.
-        stop: some rank asked to stop; the same on all.
-        means: what the objective measures beside the loss, by name.
-    """
-
-    loss: float
-    grad_norm: float
-    tokens: int
-    stop: bool = False
-    means: Mapping[str, float] = field(default_factory=dict)
-
-
-class EvalSums(NamedTuple):
-    """What an evaluation adds up, over all replicas.
-
-    Args:
-        loss: of the tokens that bear one, in nats.
-        tokens: how many do.
-        correct: how many of them were the most probable; 0 where that was not asked for.
-    """
-
-    loss: float
-    tokens: int
-    correct: int = 0
-
-
-def to_batch(fields: MicroBatch) -> Batch:
-    """Put a micro batch on the device."""
-    return Batch(**{name: paddle.to_tensor(values) for name, values in fields.items()})
+__all__ = ["Engine"]
 
 
 class _ChunkDesc(LayerDesc):  # type: ignore[misc]

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import paddle
 import paddle.distributed as dist
 
-from zoo_core.engine.engine import Engine, MicroBatch, StepResult
+from zoo_core.engine.batches import MicroBatch, StepResult
+from zoo_core.engine.engine import Engine
 from zoo_ops import Batch
 from zoo_ops.preference import sequence_log_probs
 

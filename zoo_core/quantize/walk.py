@@ -19,8 +19,8 @@ from paddle import nn
 
 from zoo_core.checkpoint import Reader
 from zoo_core.config import ModelConfig
+from zoo_core.engine.batches import to_batch
 from zoo_core.engine.build import Stage, build_layer
-from zoo_core.engine.engine import to_batch
 from zoo_core.engine.parts import read_weight
 from zoo_core.pipeline import PipeLayer
 from zoo_core.registry import Architecture

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo_core.engine.engine import MicroBatch, StepResult
+from zoo_core.engine.batches import MicroBatch, StepResult
 from zoo_core.engine.objective import Measured, ObjectiveEngine
 from zoo_core.train.dpo_objective import REFERENCE, PairObjective
 from zoo_ops import Dropout

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from zoo_core.engine.engine import MicroBatch
+from zoo_core.engine.batches import MicroBatch
 from zoo_ops.loss import IGNORE
 from zoo_ops.preference import AVERAGED, PreferenceLoss, sequence_log_probs
 

@@ -17,8 +17,9 @@ from zoo_core.engine.auto.dressing import LOCAL, Dresser
 from zoo_core.engine.auto.moving import REPLICA, TENSOR, as_global, as_local, move
 from zoo_core.engine.auto.placing import auto_table, cut_source
 from zoo_core.engine.auto.updating import AutoUpdater, shard_dim
+from zoo_core.engine.batches import MicroBatch
 from zoo_core.engine.build import Held, Source, Stage
-from zoo_core.engine.engine import Engine, MicroBatch
+from zoo_core.engine.engine import Engine
 from zoo_core.engine.optimizer import OptimizerSettings
 from zoo_core.layout import Rule, split
 from zoo_core.plan import Plan
