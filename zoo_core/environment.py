@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-from zoo_core.errors import MachineError
+from zoo_core.errors import ConfigError, MachineError
 
 __all__ = [
     "CPU_VARIABLES",
@@ -28,6 +28,7 @@ __all__ = [
     "free_memory",
     "local_processes",
     "paddle_distribution",
+    "ready_device",
     "require_paddle",
 ]
 
@@ -168,3 +169,23 @@ def device_count(device: str, environ: Mapping[str, str]) -> int:
     if variable in environ:
         return len([word for word in environ[variable].split(",") if word.strip() not in ("", "-1")])
     return len(glob.glob(nodes))
+
+
+def ready_device(device: str, dtype: str) -> str:
+    """Return the device that "auto" means, once Paddle is there and the environment makes it quick, on one process.
+
+    Args:
+        device: "auto", "cpu", "gpu" or "xpu".
+        dtype: of the weights.
+
+    Raises:
+        ConfigError: a type that CPUs do not have.
+        MachineError: Paddle is missing, or built for another device.
+    """
+    device = device_of(device)
+    require_paddle(device)
+    if device == "cpu":
+        if dtype != "float32":
+            raise ConfigError(f"--dtype {dtype} needs a GPU", "Paddle has no such kernels for CPUs", "leave it out")
+        apply_cpu_environment(1, os.environ)
+    return device

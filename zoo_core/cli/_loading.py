@@ -6,8 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from zoo_core.cli._failures import UsageFailure
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.environment import ready_device
 from zoo_core.errors import ConfigError
 from zoo_core.export.spec import is_exported
 from zoo_core.generate.answering import TextBase
@@ -25,18 +24,12 @@ def loaded_model(
         device: "auto", "cpu", "gpu" or "xpu".
 
     Raises:
-        UsageFailure: a type that CPUs do not have.
         MachineError: Paddle is missing, or built for another device.
-        ConfigError: an adapter or a prefix for an exported model, or both for any.
+        ConfigError: a type that CPUs do not have; an adapter or a prefix for an exported model, or both for any.
         CheckpointError: there are no weights, or they do not fit.
         TokenizerError: there is no tokenizer.
     """
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        if dtype != "float32":
-            raise UsageFailure(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
-        apply_cpu_environment(1, os.environ)
+    device = ready_device(device, dtype)
     from zoo_core.engine.quiet import import_paddle, quiet_environment
 
     quiet_environment(os.environ)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from zoo_core._atomic import written_beside
+from zoo_core.cli._options import tokenizer_option, tuned_options, weights_options
 from zoo_core.errors import ConfigError
 
 __all__ = ["OUT", "check_out", "model_options", "write_json"]
@@ -18,26 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OUT = click.Path(path_type=Path, dir_okay=False)
 
-_OPTIONS = (
-    click.option("--batch_size", "--batch-size", type=click.IntRange(1), default=8, show_default=True,
-                 help="Rows of a pass."),
-    click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH."),
-    click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
-                 help="Adapter of the model in PATH: a LoRA checkpoint, or PEFT's or PaddleNLP's folder."),
-    click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
-                 help="Prefix of the model in PATH: a checkpoint of prefix tuning, or PEFT's folder."),
-    click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-                 help="Where to run."),
-    click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32",
-                 show_default=True, help="Type of the weights; CPUs have float32 only."),
-)  # fmt: skip
-
 
 def model_options(function: F) -> F:
     """Add the argument PATH and the options that say how its model is run."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return click.argument("path")(function)
+    rows = click.option(
+        "--batch_size", "--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows of a pass."
+    )
+    return click.argument("path")(rows(tokenizer_option(tuned_options()(weights_options()(function)))))
 
 
 def check_out(*files: Path | None) -> None:

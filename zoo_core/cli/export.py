@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.cli._options import tokenizer_option, tuned_options, weights_options
+from zoo_core.environment import ready_device
 from zoo_core.errors import PlanError
 
 __all__ = ["command"]
@@ -22,15 +23,12 @@ __all__ = ["command"]
               help="Rows that are decoded together; fewer are filled up.")  # fmt: skip
 @click.option("--max_length", "--max-length", type=click.IntRange(2),
               help="Most tokens of a text, prompt and answer; by default the context, and at most 2048.")  # fmt: skip
-@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
-              help="Adapter of the model in PATH, to be part of the programs.")  # fmt: skip
-@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
-              help="Prefix of the model in PATH, to be part of the programs.")  # fmt: skip
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
-@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-              help="Where the programs are compared with the model.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
-              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+@tuned_options(
+    "Adapter of the model in PATH, to be part of the programs.",
+    "Prefix of the model in PATH, to be part of the programs.",
+)
+@tokenizer_option
+@weights_options("Where the programs are compared with the model.")
 @click.option("--onnx", is_flag=True, help="Write each program as ONNX, too, each with a copy of the weights.")
 @click.option("--tensor_parallel_degree", "--tp", type=click.IntRange(1), default=1, hidden=True)
 @click.option("--pipeline_parallel_degree", "--pp", type=click.IntRange(1), default=1, hidden=True)
@@ -65,12 +63,7 @@ def command(
             "its programs would hold collectives, and each process's another part of the weights",
             "leave --tp and --pp out; one process reads the weights of any run",
         )
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        if dtype != "float32":
-            raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
-        apply_cpu_environment(1, os.environ)
+    device = ready_device(device, dtype)
     from zoo_core.checkpoint.conversion import check_free
     from zoo_core.engine.quiet import import_paddle, quiet_environment
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from zoo_core.cli._options import sampling_options, tokenizer_option, tuned_options, weights_options
 from zoo_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,29 +23,14 @@ __all__ = ["command"]
 @click.option("--prompt", required=True, help="Text to continue.")
 @click.option("--max_new_tokens", "--max-new-tokens", type=click.IntRange(1), default=64, show_default=True,
               help="Tokens to add; fewer if the model ends the text or its context is full.")  # fmt: skip
-@click.option("--temperature", type=float, default=0.8, show_default=True,
-              help="Divides the logits; 0 always takes the most likely token.")  # fmt: skip
-@click.option("--top_k", "--top-k", type=int, default=0, show_default=True,
-              help="Choose among this many most likely tokens; 0 is all.")  # fmt: skip
-@click.option("--top_p", "--top-p", type=float, default=0.95, show_default=True,
-              help="Choose among the most likely tokens of this total probability.")  # fmt: skip
-@click.option("--min_p", "--min-p", type=float, default=0.0, show_default=True,
-              help="Choose among tokens of at least this part of the most likely one's probability.")  # fmt: skip
-@click.option("--repetition_penalty", "--repetition-penalty", type=float, default=1.0, show_default=True,
-              help="Above 1 makes tokens that were there less likely.")  # fmt: skip
+@sampling_options
 @click.option("--stop", multiple=True, help="A text that ends the answer and is no part of it; may be repeated.")
 @click.option("--num_beams", "--num-beams", type=click.IntRange(1), default=1, show_default=True,
               help="Above 1 follows so many likeliest texts instead of drawing.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same text.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
-@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
-              help="Adapter of the model in PATH: a LoRA checkpoint, or PEFT's or PaddleNLP's folder.")  # fmt: skip
-@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
-              help="Prefix of the model in PATH: a checkpoint of prefix tuning, or PEFT's folder.")  # fmt: skip
-@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-              help="Where to run.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
-              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+@tokenizer_option
+@tuned_options()
+@weights_options()
 def command(
     path: str,
     prompt: str,

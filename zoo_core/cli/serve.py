@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.cli._options import tokenizer_option, tuned_options, weights_options
+from zoo_core.environment import ready_device
 from zoo_core.errors import ConfigError
 from zoo_core.serve.extras import PAGE_PACKAGES, SERVE_PACKAGES, require_packages
 
@@ -29,11 +29,8 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--model_name", "--model-name", default="", help="What clients call the model; else PATH's last part.")
 @click.option("--adapter", "adapters", multiple=True, metavar="NAME=PATH",
               help="An adapter that clients get by its name as the model; may be given more than once.")  # fmt: skip
-@click.option("--lora_path", "--lora-path", type=click.Path(path_type=Path),
-              help="Adapter that answers under the model's own name.")  # fmt: skip
-@click.option("--prefix_path", "--prefix-path", type=click.Path(path_type=Path),
-              help="Prefix of the model in PATH: a checkpoint of prefix tuning, or PEFT's folder.")  # fmt: skip
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in PATH.")
+@tuned_options(adapter="Adapter that answers under the model's own name.")
+@tokenizer_option
 @click.option("--max_batch", "--max-batch", type=_ONE, default=16, show_default=True,
               help="Answers that are written at a time, over all adapters.")  # fmt: skip
 @click.option("--max_queue", "--max-queue", type=click.IntRange(0), default=128, show_default=True,
@@ -51,10 +48,7 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--tensor_parallel_degree", "--tp", type=int, default=1, hidden=True)
 @click.option("--pipeline_parallel_degree", "--pp", type=int, default=1, hidden=True)
 @click.option("--nproc", type=int, default=1, hidden=True)
-@click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-              help="Where to run.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32", show_default=True,
-              help="Type of the weights; CPUs have float32 only.")  # fmt: skip
+@weights_options()
 def command(
     path: str,
     host: str,
@@ -101,12 +95,7 @@ def command(
     if web:
         require_packages(PAGE_PACKAGES, "webui", "the chat page")
     named = _named(adapters)
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        if dtype != "float32":
-            raise click.UsageError(f"--dtype {dtype} needs a GPU: Paddle has no such kernels for CPUs")
-        apply_cpu_environment(1, os.environ)
+    device = ready_device(device, dtype)
     from zoo_core.engine.quiet import import_paddle
 
     import_paddle(device)

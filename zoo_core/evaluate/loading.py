@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
-from zoo_core.errors import ConfigError
+from zoo_core.environment import ready_device
 
 if TYPE_CHECKING:
     from zoo_core.generate.model import TextModel
@@ -33,14 +31,7 @@ def load(
         ConfigError: `dtype` has no kernels on this device.
         ZooError: see `load_model`.
     """
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        if dtype != "float32":
-            raise ConfigError(
-                f"dtype is {dtype}", "Paddle has no such kernels for CPUs", "leave it out, or run on a GPU"
-            )
-        apply_cpu_environment(1, os.environ)
+    device = ready_device(device, dtype)
     from zoo_core.engine.quiet import import_paddle
 
     import_paddle(device)
