@@ -5,8 +5,9 @@ Everything here is imported when it is first used, so that `import zoo_core` cos
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zoo_core._lazy import importer
 
 if TYPE_CHECKING:
     from zoo_core.arguments import Arguments, load_arguments
@@ -70,14 +71,7 @@ _HOMES = {
     "zoo_core.tokenizers": ("Tokenizer", "load_tokenizer"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for from the room that has it."""
-    for module, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(module), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = importer(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

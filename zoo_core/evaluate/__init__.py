@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zoo_core._lazy import importer
 
 if TYPE_CHECKING:
     from zoo_core.evaluate.answering import ChoiceReport, answer_questions
@@ -35,11 +36,5 @@ _HOMES = {
     "zoo_core.evaluate.questions": ("Question", "QuestionSet", "read_questions"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for; `answering` and `perplexity` need paddle."""
-    for module, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(module), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# only `answering` and `perplexity` need paddle
+__getattr__ = importer(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from zoo_core._lazy import importer
 
 if TYPE_CHECKING:
     from zoo_core.generate.batched import BatchLogits, decode_batch, decode_steps
@@ -54,11 +55,5 @@ _HOMES = {
     "zoo_core.generate.texts": ("AnswerText", "TextStream"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for; only `model` and `passes` need paddle."""
-    for module, names in _HOMES.items():
-        if name in names:
-            value = globals()[name] = getattr(import_module(module), name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# only `model` and `passes` need paddle
+__getattr__ = importer(__name__, _HOMES)
