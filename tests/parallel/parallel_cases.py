@@ -155,6 +155,10 @@ MODELS |= {
     if not name.startswith(("llama", "qwen"))
 }
 
+_TEN = ("gpt3", "deepseek_v3")
+"""Families that take ten steps under the semi-automatic engine, where dropout and routing are placed otherwise."""
+MODELS |= {f"{name}-ten": MODELS[name] for name in _TEN}
+
 _BLOCKS = {"pp4": "-4", "pp4-interleaved": "-8"}
 """Layouts that need more than two blocks."""
 
@@ -196,8 +200,10 @@ _MORE |= {
 
 _DATA_SHARDED = ("dp2xsharding2-stage1", "dp2xsharding2-stage2", "dp2xsharding2-stage3")
 _AUTO = tuple(name for name in LAYOUTS if name.startswith("auto-"))
-for name in ("llama", "qwen", "gpt3", "deepseek_v3"):
+for name in ("llama", "qwen", *(f"{family}-ten" for family in _TEN)):
     _MORE.setdefault(name, []).extend(_AUTO)
+for name in _TEN:
+    _MORE.setdefault(name, []).append("auto-tp2+spxsharding2-stage3")
 for name in ("llama-fused", "gpt3-fused", "bloom", "baichuan", "chatglm", "chatglm2", "opt", "glm"):
     _MORE.setdefault(name, []).extend(["auto-tp2+sp", "auto-tp2+spxsharding2-stage3"])
 _RECORDED = [
@@ -256,7 +262,7 @@ RECOMPUTE = ("full", "full_attn", "core_attn")
 
 def steps_of(model: str) -> int:
     """How many optimizer steps the cases of a model take."""
-    return STEPS if model.startswith(("llama", "qwen")) else FEW_STEPS
+    return STEPS if model.startswith(("llama", "qwen")) or model.endswith("-ten") else FEW_STEPS
 
 
 def weight_steps_of(model: str) -> int:

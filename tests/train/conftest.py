@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from zoo_core.cli import main
 from zoo_core.data import corpus as bundled
@@ -128,6 +129,32 @@ def losses(folder: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def read_losses():
     return losses
+
+
+def weights(checkpoint: Path) -> dict[str, np.ndarray]:
+    listed = json.loads((checkpoint / "model.safetensors.index.json").read_text())["weight_map"]
+    found = {}
+    for file in sorted(set(listed.values())):
+        found |= load_file(checkpoint / file)
+    return found
+
+
+@pytest.fixture
+def same_weights():
+    """Hold the weights of a run under the semi-automatic engine against one process' and the manual engine's."""
+
+    def compare(single: Path, manual: Path, auto: Path) -> None:
+        before, after = (weights(single / f"checkpoint-{step}") for step in (5, 10))
+        for name in after:
+            assert np.abs(after[name] - before[name]).max() > 1e-4, f"{name} is not trained, so it is not compared"
+        found, same = (weights(folder / "checkpoint-10") for folder in (auto, manual))
+        assert found.keys() == same.keys() == after.keys()
+        for name in found:
+            # as in tests/parallel: tighter than losses, for some weights move little
+            np.testing.assert_allclose(found[name], after[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, one process")
+            np.testing.assert_allclose(found[name], same[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, same layout")
+
+    return compare
 
 
 class Nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ LAYOUTS = {
     "tp2+sp": (2, "--tp 2 --sequence_parallel --per_device_train_batch_size 2 --gradient_accumulation_steps 2"),
     "pp2": (2, "--pp 2 --per_device_train_batch_size 1 --gradient_accumulation_steps 4"),
     "dp2": (2, "--per_device_train_batch_size 2"),
+    "dp2xtp2": (4, "--tp 2 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
     "tp2xpp2": (4, "--tp 2 --pp 2 --per_device_train_batch_size 2 --gradient_accumulation_steps 2"),
     "sharding2": (2, "--sharding stage1 --per_device_train_batch_size 2"),
     "sharding2-stage2": (2, "--sharding stage2 --per_device_train_batch_size 2"),
@@ -25,6 +27,12 @@ LAYOUTS = {
         "--gradient_accumulation_steps 2",
     ),
 }
+BOTH = ("dp2", "tp2", "tp2+sp", "dp2xtp2", "sharding2", "sharding2-stage2", "sharding2-stage3")
+"""Layouts under which the two engines are compared with one another as well."""
+AUTO = {f"auto-{name}": (LAYOUTS[name][0], f"--engine auto {LAYOUTS[name][1]}") for name in BOTH}
+LAYOUTS |= AUTO
+WEIGHTS = ("--max_steps", "10", "--save_strategy", "steps", "--save_steps", "5", "--adam_epsilon", "1e-3")
+"""For weights: the default epsilon amplifies the rounding noise of gradients that are zero in exact arithmetic."""
 COLUMNS = (
     "loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
     "logps/rejected", "nll_loss", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_nll_loss",
@@ -39,34 +47,41 @@ OTHERS = {
 LORA = ("--lora", "--lora_rank", "4", "--learning_rate", "1e-2")
 
 
-@pytest.fixture
-def prefer(nursery, pairs, tmp_path):
-    """Run preference optimisation in ranks of their own; gives the folder of its results."""
+@pytest.fixture(scope="module")
+def prefer(nursery, pairs, tmp_path_factory):
+    """Run preference optimisation in ranks of their own; gives the folder of its results. Nothing is run twice."""
 
-    def run(name: str, model: str, layout: str, *more: str) -> Path:
+    @cache
+    def run(model: str, layout: str, *more: str) -> Path:
         world, flags = LAYOUTS[layout]
+        out = tmp_path_factory.mktemp(f"dpo-{layout}-")
         words = ["run", "dpo", "--model", model, "--scale", "tiny", "--num_hidden_layers", "2", "--device", "cpu"]
         words += ["--tokenizer", str(pairs / "tokenizer"), "--train_dataset_path", str(pairs / "pairs-train.jsonl")]
         words += ["--dev_dataset_path", str(pairs / "pairs-dev.jsonl"), "--max_seq_len", "40", "--max_prompt_len", "24"]
-        words += ["--output_dir", str(tmp_path / name), "--disable_tqdm", "true", "--report_to", "none"]
+        words += ["--output_dir", str(out), "--disable_tqdm", "true", "--report_to", "none"]
         words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--beta", "0.3", "--save_strategy", "no"]
         words += ["--do_eval", "--eval_steps", "10", "--per_device_eval_batch_size", "2"]
         words += ["--nproc", str(world)] if world > 1 else []
         told = nursery.run([*words, *flags.split(), *more], world, limit=600)
         assert told["statuses"] == [0] * world, nursery.log()
-        return tmp_path / name
+        return out
 
     return run
 
 
+def same(found: list[dict[str, str]], wanted: list[dict[str, str]], where: str) -> None:
+    for column in COLUMNS:
+        values, expected = ([float(row[column]) for row in part if row[column]] for part in (found, wanted))
+        assert expected, f"no {column} to compare with"
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {where}")
+
+
 def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> None:
-    found = {layout: read_losses(prefer(layout, model, layout, *more)) for layout in ("single", *layouts)}
+    found = {layout: read_losses(prefer(model, layout, *more)) for layout in ("single", *layouts)}
     single = found.pop("single")
     assert len(single) == STEPS and float(single[-1]["loss"]) < float(single[0]["loss"]) - 0.1
     for layout, rows in found.items():
-        for column in COLUMNS:
-            values, wanted = ([float(row[column]) for row in part if row[column]] for part in (rows, single))
-            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {layout}")
+        same(rows, single, layout)
 
 
 def test_losses_under_plans(prefer, read_losses, zoo_evidence):
@@ -83,11 +98,30 @@ def test_losses_under_the_semi_automatic_engine(prefer, read_losses, family, zoo
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("layout", BOTH)
+def test_the_semi_automatic_engine_equals_the_manual_one(prefer, read_losses, layout, zoo_evidence):
+    """And both the single process: what each is off by may not add up."""
+    model = MODELS["llama"]
+    zoo_evidence("llama", "semi_auto_dpo", tier="T2", model=model)
+    equal(prefer, read_losses, model, [layout, f"auto-{layout}"])
+    same(*(read_losses(prefer(model, name)) for name in (f"auto-{layout}", layout)), f"auto-{layout}")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", BOTH)
+def test_weights_after_ten_steps_of_the_semi_automatic_engine(prefer, same_weights, layout, zoo_evidence):
+    model = MODELS["llama"]
+    zoo_evidence("llama", "semi_auto_dpo", tier="T2", model=model)
+    same_weights(*(prefer(model, name, *WEIGHTS) for name in ("single", layout, f"auto-{layout}")))
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("more", [(), LORA], ids=["weights", "lora"])
 @pytest.mark.parametrize("family", MODELS)
 def test_losses_under_all_plans(prefer, read_losses, family, more, zoo_evidence):
     zoo_evidence(family, "dpo", tier="T2", model=MODELS[family])
-    equal(prefer, read_losses, MODELS[family], [layout for layout in LAYOUTS if layout != "single"], *more)
+    layouts = [layout for layout in LAYOUTS if layout not in ("single", *AUTO)]
+    equal(prefer, read_losses, MODELS[family], layouts, *more)
 
 
 @pytest.mark.soak
@@ -104,7 +138,7 @@ def test_other_losses_under_plans(prefer, read_losses, kind):
     micro = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps")
     world = {"single": "2", "tp2": "2", "pp2": "2", "sharding2": "1"}
     found = {
-        layout: read_losses(prefer(layout, MODELS["llama"], layout, *micro, steps, "--loss_type", kind))
+        layout: read_losses(prefer(MODELS["llama"], layout, *micro, steps, "--loss_type", kind))
         for layout, steps in world.items()
     }
     for layout, rows in found.items():
