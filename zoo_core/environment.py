@@ -186,6 +186,8 @@ def ready_device(device: str, dtype: str) -> str:
     require_paddle(device)
     if device == "cpu":
         if dtype != "float32":
-            raise ConfigError(f"--dtype {dtype} needs a GPU", "Paddle has no such kernels for CPUs", "leave it out")
+            raise ConfigError(
+                f"dtype is {dtype}, which needs a GPU", "Paddle has no such kernels for CPUs", "leave it out"
+            )
         apply_cpu_environment(1, os.environ)
     return device
