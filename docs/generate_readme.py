@@ -34,7 +34,13 @@ _WORDS: dict[str, dict[str, Any]] = {
         "alternating, and fills this in.",
         "decoded": "Generation by the same model, tokens a second, medians of {rounds} alternating rounds ({setting}):",
         "decoding": "| | zoo | {torch} | ratio |",
-        "kinds": {"decode 1": "one text", "decode 8": "eight texts", "prefill 512": "reading a prompt of 512"},
+        "kinds": {
+            "decode 1": "one text",
+            "static 1": "one text, exported (`zoo export`)",
+            "decode 8": "eight texts",
+            "static 8": "eight texts, exported",
+            "prefill 512": "reading a prompt of 512",
+        },  # fmt: skip
         "served": "`zoo serve`, the same model, tokens a second, medians of {rounds} rounds ({setting}):",
         "serving": "| clients | continuous batching | one at a time | ratio |",
         "every": "every family",
@@ -47,7 +53,13 @@ _WORDS: dict[str, dict[str, Any]] = {
         "unmeasured": "尚未测量:`make bench` 用 zoo 与 PyTorch + transformers 交替训练同一模型,并填写此处。",
         "decoded": "同一模型的生成速度(每秒 token 数,{rounds} 轮交替测量的中位数;{setting}):",
         "decoding": "| | zoo | {torch} | 比值 |",
-        "kinds": {"decode 1": "一段文本", "decode 8": "八段文本", "prefill 512": "读入 512 个 token 的提示"},
+        "kinds": {
+            "decode 1": "一段文本",
+            "static 1": "一段文本,导出后(`zoo export`)",
+            "decode 8": "八段文本",
+            "static 8": "八段文本,导出后",
+            "prefill 512": "读入 512 个 token 的提示",
+        },  # fmt: skip
         "served": "同一模型的 `zoo serve`(每秒 token 数,{rounds} 轮的中位数;{setting}):",
         "serving": "| 客户端数 | 连续批处理 | 逐个处理 | 比值 |",
         "every": "所有系列",
