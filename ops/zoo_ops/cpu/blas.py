@@ -6,6 +6,7 @@ Shape legend: T rows, I/O in and out features.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,31 @@ from typing import Any
 import numpy as np
 import paddle
 
-__all__ = ["mkl_product"]
+__all__ = ["load_mkl", "mkl_product"]
 
 _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112
 
 
-@lru_cache(maxsize=1)
-def _sgemm() -> Any:
-    """`cblas_sgemm`; `None` where Paddle came with another library."""
+def load_mkl(loader: Callable[[str], Any], symbol: str) -> Any:
+    """Return a function of the library that Paddle brings; `None` where Paddle came with another one.
+
+    Args:
+        loader: `ctypes.CDLL`, or `ctypes.PyDLL` for what is over sooner than the interpreter's lock is handed on.
+        symbol: the function's name.
+    """
     try:
-        function = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs" / "libmklml_intel.so")).cblas_sgemm
+        return getattr(loader(str(Path(paddle.__file__).parent / "libs" / "libmklml_intel.so")), symbol)
     except (OSError, AttributeError):
         return None
-    whole, real, place = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-    function.argtypes = [whole] * 6 + [real, place, whole, place, whole, real, place, whole]
-    function.restype = None
+
+
+@lru_cache(maxsize=1)
+def _sgemm() -> Any:
+    function = load_mkl(ctypes.CDLL, "cblas_sgemm")
+    if function is not None:
+        whole, real, place = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+        function.argtypes = [whole] * 6 + [real, place, whole, place, whole, real, place, whole]
+        function.restype = None
     return function
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import paddle
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from zoo_ops.cpu.blas import load_mkl
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -44,20 +45,14 @@ def set_threads(number: int | None) -> None:
 
 def _mkl_threads_here(number: int) -> int:
     """Limit MKL in the calling thread, for a part that is itself one of several; returns the limit before."""
-    library = _mkl()
-    return int(library.MKL_Set_Num_Threads_Local(number)) if library is not None else 0
+    limit = _mkl_limit()
+    return int(limit(number)) if limit is not None else 0
 
 
 @lru_cache(maxsize=1)
-def _mkl() -> ctypes.PyDLL | None:
-    path = Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"
-    try:
-        # `PyDLL` keeps the interpreter's lock, which a helper just started would take, and let this thread wait
-        library = ctypes.PyDLL(str(path))
-        library.MKL_Set_Num_Threads_Local  # noqa: B018  raises where the symbol is missing
-    except (OSError, AttributeError):
-        return None
-    return library
+def _mkl_limit() -> Any:
+    # `PyDLL` keeps the interpreter's lock, which a helper just started would take, and let this thread wait
+    return load_mkl(ctypes.PyDLL, "MKL_Set_Num_Threads_Local")
 
 
 @lru_cache(maxsize=1)
