@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -388,13 +387,8 @@ class Engine:
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length)
-        with ExitStack() as within:
-            for context in (paddle.no_grad(), parallel.whole_sequences(), one_blas_thread()):
-                within.enter_context(context)
-            if self._amp["enable"]:
-                within.enter_context(paddle.amp.auto_cast(**self._amp))
-            elif self._is_plain:
-                within.enter_context(plain_pass())
+        types = plain_pass() if self._is_plain else paddle.amp.auto_cast(**self._amp)
+        with paddle.no_grad(), types, parallel.whole_sequences(), one_blas_thread():
             logits_B1v = self._through_stages(batch, cache)
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v
         return np.asarray(logits_B1V[:, 0].astype("float32").numpy())[:, : self.config.vocab_size]
