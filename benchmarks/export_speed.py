@@ -75,7 +75,7 @@ def main() -> None:
         spec = export_programs(engine, folder, options.batch, room, room)
         ways: dict[str, Passes] = {
             "dygraph": EnginePasses(engine),
-            "replay": StaticPasses(ReplayPrograms(folder), spec),
+            "replay": StaticPasses(ReplayPrograms(JitPrograms(folder)), spec),
             "paddle.jit.load": StaticPasses(JitPrograms(folder), spec),
             "paddle.inference": StaticPasses(PredictorPrograms(folder), spec),
         }

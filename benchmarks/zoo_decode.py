@@ -24,7 +24,7 @@ from zoo_core.engine.engine import Engine  # noqa: E402
 from zoo_core.engine.mesh import make_mesh  # noqa: E402
 from zoo_core.engine.state import from_checkpoint  # noqa: E402
 from zoo_core.export.passes import StaticPasses  # noqa: E402
-from zoo_core.export.programs import ReplayPrograms  # noqa: E402
+from zoo_core.export.programs import JitPrograms, ReplayPrograms  # noqa: E402
 from zoo_core.export.write import export_programs  # noqa: E402
 from zoo_core.generate.choice import Sampling  # noqa: E402
 from zoo_core.generate.passes import EnginePasses  # noqa: E402
@@ -62,7 +62,7 @@ def main() -> None:
     # in a process of its own: comparing runs Paddle Inference, which leaves its process with one thread for products
     subprocess.run([sys.executable, __file__, options.folder, "--export"], check=True, stdout=subprocess.DEVNULL)
     exported = {
-        rows: StaticPasses(ReplayPrograms(own), pickle.loads((own / "spec.pickle").read_bytes()))
+        rows: StaticPasses(ReplayPrograms(JitPrograms(own)), pickle.loads((own / "spec.pickle").read_bytes()))
         for rows, own in folders.items()
     }
 

@@ -45,7 +45,7 @@ def answers(passes, rows, room, rules=GREEDY):
 
 def same(engine, folder, family, room, length, new):
     spec = export_programs(engine, folder, 2, room, room, prompts(family, length))
-    replayed = ReplayPrograms(folder).replayed(f"decode_{spec.decode[-1]}") is not None
+    replayed = ReplayPrograms(JitPrograms(folder)).replayed(f"decode_{spec.decode[-1]}") is not None
     assert replayed == (family not in NOT_REPLAYED)
     assert set(spec.equality) == {"paddle.jit.load", "paddle.inference"} | ({"replay"} if replayed else set())
     for found in spec.equality.values():
@@ -54,7 +54,7 @@ def same(engine, folder, family, room, length, new):
     rules = Rules(Sampling(temperature=0.0), logprobs=0)
     rows = [Row(ids, new) for ids in prompts(family, length)]
     wanted = answers(EnginePasses(engine), rows, room, rules)
-    for programs in (JitPrograms(folder), ReplayPrograms(folder), PredictorPrograms(folder)):
+    for programs in (JitPrograms(folder), ReplayPrograms(JitPrograms(folder)), PredictorPrograms(folder)):
         found = answers(StaticPasses(programs, spec), rows, room, rules)
         for own, other in zip(found, wanted, strict=True):
             assert [token for token, _ in own] == [token for token, _ in other] and len(own) == new
@@ -89,7 +89,7 @@ def test_rows_of_two_caches_do_not_meet_in_a_replay(engine_of, tmp_path):
     engine = engine_of("llama")
     spec = export_programs(engine, tmp_path, 1, 24, 24)
     first, second = ([Row(ids, 8)] for ids in prompts("llama", 16))
-    passes = StaticPasses(ReplayPrograms(tmp_path), spec)
+    passes = StaticPasses(ReplayPrograms(JitPrograms(tmp_path)), spec)
     wanted = [answers(passes, rows, 24) for rows in (first, second)]
     pools = [Pool(passes, 1, 24) for _ in range(2)]
     for pool, rows in zip(pools, (first, second), strict=True):

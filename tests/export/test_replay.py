@@ -9,7 +9,8 @@ import pytest
 from paddle import nn
 
 from zoo_core.export.numpy_ops import CONSTANTS, OPERATIONS, VIEWS
-from zoo_core.export.replay import CannotReplay, Replay
+from zoo_core.export.programs import replay_of
+from zoo_core.export.replay import CannotReplay
 
 DONE = {
     "views": lambda x, i: [
@@ -65,8 +66,7 @@ def replay(do, folder):
     loaded = paddle.jit.load(str(folder / "layer"))
     holder = loaded._program_holder_dict["forward"]
     kinds = {operation.name().removeprefix("pd_op.") for operation in holder.infer_program.global_block().ops}
-    ids = [[value.id for value in values] for values in (holder.input_vars, holder.output_vars)]
-    return loaded, Replay(holder.infer_program, *ids, {}), kinds
+    return loaded, replay_of(loaded, "forward"), kinds
 
 
 @pytest.fixture(scope="module")

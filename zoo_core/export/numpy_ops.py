@@ -61,10 +61,7 @@ def _split(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
 
 
 VIEWS: dict[str, Callable[[Mapping[str, Any], Sequence[Array], tuple[int, ...]], Array | list[Array]]] = {
-    "reshape": lambda _, given, shape: given[0].reshape(shape),
-    "flatten": lambda _, given, shape: given[0].reshape(shape),
-    "unsqueeze": lambda _, given, shape: given[0].reshape(shape),
-    "squeeze": lambda _, given, shape: given[0].reshape(shape),
+    **dict.fromkeys(("reshape", "flatten", "unsqueeze", "squeeze"), lambda _, given, shape: given[0].reshape(shape)),
     "expand": lambda _, given, shape: np.broadcast_to(given[0], shape),
     "transpose": lambda own, given, _: given[0].transpose(own["perm"]),
     "flip": lambda own, given, _: np.flip(given[0], tuple(own["axis"])),

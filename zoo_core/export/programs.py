@@ -14,7 +14,7 @@ from paddle import Tensor
 from zoo_core.export.replay import CannotReplay, Replay
 from zoo_core.export.spec import MODEL
 
-__all__ = ["JitPrograms", "PredictorPrograms", "Programs", "ReplayPrograms"]
+__all__ = ["JitPrograms", "PredictorPrograms", "Programs", "ReplayPrograms", "replay_of"]
 
 _log = logging.getLogger("zoo")
 
@@ -34,49 +34,56 @@ class JitPrograms:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._layer = paddle.jit.load(str(folder / MODEL))
-        self._layer.eval()
+        self.layer = paddle.jit.load(str(folder / MODEL))
+        self.layer.eval()
 
     def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of a program."""
         with paddle.no_grad():
-            return list(getattr(self._layer, name)(*inputs))
+            return list(getattr(self.layer, name)(*inputs))
 
     def forget(self) -> None:
         """There is nothing to give back: the weights are there once."""
 
 
-class ReplayPrograms(JitPrograms):
-    """As `JitPrograms`, but the programs of one token are replayed by numpy, which is much quicker on CPU.
+def replay_of(layer: Any, name: str) -> Replay:
+    """Return a program of what `paddle.jit.load` has returned, for numpy; it reads the layer's weights where they are.
 
-    One that does what numpy is not told here to do, and any on another device, runs as a loaded layer.
+    Raises:
+        CannotReplay: the program has an operation that is not known.
+    """
+    holder, own = layer._program_holder_dict[name], layer._persistable_var_name_dict
+    weights = {used: getattr(layer, own[said]) for used, said in holder._suffix_varname_dict.items()}
+    given, made = ([value.id for value in values] for values in (holder.input_vars, holder.output_vars))
+    return Replay(holder.infer_program, given, made, weights)
+
+
+class ReplayPrograms:
+    """As a loaded layer, but the programs of one token are replayed by numpy, which is much quicker on CPU.
+
+    One that does what numpy is not told here to do, and any on another device, runs as the layer does.
 
     Args:
-        folder: of the exported model.
+        loaded: the layer; its weights are those of the replays.
         device: "cpu", "gpu" or "xpu".
     """
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        super().__init__(folder)
+    def __init__(self, loaded: JitPrograms, device: str = "cpu") -> None:
+        self._loaded, self._on_cpu = loaded, device == "cpu"
         self._replays: dict[str, Replay | None] = {}
-        self._on_cpu = device == "cpu"
 
     def run(self, name: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of a program."""
         replay = self.replayed(name)
-        return super().run(name, inputs) if replay is None else replay.run(inputs)
+        return self._loaded.run(name, inputs) if replay is None else replay.run(inputs)
 
     def replayed(self, name: str) -> Replay | None:
         """The program as numpy runs it; `None` where it does not."""
         if not self._on_cpu or not name.startswith("decode"):
             return None
         if name not in self._replays:
-            holder = self._layer._program_holder_dict[name]
-            own = self._layer._persistable_var_name_dict
-            weights = {used: getattr(self._layer, own[said]) for used, said in holder._suffix_varname_dict.items()}
-            given, made = ([value.id for value in values] for values in (holder.input_vars, holder.output_vars))
             try:
-                self._replays[name] = Replay(holder.infer_program, given, made, weights)
+                self._replays[name] = replay_of(self._loaded.layer, name)
             except CannotReplay as missing:
                 _log.info("%s is not replayed by numpy, which is not told here to do %s", name, missing)
                 self._replays[name] = None

@@ -55,7 +55,8 @@ def static_passes(folder: Path, spec: Exported, runner: Runner = "replay", devic
         if runner == "inference":
             programs = PredictorPrograms(folder, device)
         else:
-            programs = JitPrograms(folder) if runner == "jit" else ReplayPrograms(folder, device)
+            loaded = JitPrograms(folder)
+            programs = loaded if runner == "jit" else ReplayPrograms(loaded, device)
     except Exception as error:
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(

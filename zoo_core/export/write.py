@@ -106,11 +106,12 @@ def export_programs(
     )  # fmt: skip
     save_programs(engine, spec, folder, say)
     device = paddle.get_device().partition(":")[0]
-    ways: dict[str, JitPrograms | PredictorPrograms | OnnxPrograms] = {
-        "paddle.jit.load": JitPrograms(folder),
+    loaded = JitPrograms(folder)
+    ways: dict[str, JitPrograms | ReplayPrograms | PredictorPrograms | OnnxPrograms] = {
+        "paddle.jit.load": loaded,
         "paddle.inference": PredictorPrograms(folder, device),
     }
-    replays = ReplayPrograms(folder, device)
+    replays = ReplayPrograms(loaded, device)
     if replays.replayed(f"decode_{spec.decode[0]}") is not None:
         ways["replay"] = replays
     if onnx:
@@ -143,7 +144,7 @@ def _check(model: TextModel, batch_size: int, room: int) -> None:
 def _compared(
     engine: Engine,
     spec: Exported,
-    ways: dict[str, JitPrograms | PredictorPrograms | OnnxPrograms],
+    ways: dict[str, JitPrograms | ReplayPrograms | PredictorPrograms | OnnxPrograms],
     texts: Sequence[Sequence[int]],
 ) -> dict[str, dict[str, float]]:
     """The differences from the model, by way of running."""
