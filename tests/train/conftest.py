@@ -20,6 +20,8 @@ from zoo_core.data import corpus as bundled
 from zoo_core.data.indexed import bin_path, idx_path, index_bytes
 from zoo_core.tokenizers import train_bpe
 
+sys.path.insert(0, str(Path(__file__).parent))  # for both_engines.py
+
 SIZE = ["--max_seq_length", "32", "--per_device_train_batch_size", "4", "--num_hidden_layers", "2"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from both_engines import BOTH, WEIGHTS, auto_layouts, same_columns
 
 STEPS = 20
 LAYOUTS = {
@@ -27,12 +28,8 @@ LAYOUTS = {
         "--gradient_accumulation_steps 2",
     ),
 }
-BOTH = ("dp2", "tp2", "tp2+sp", "dp2xtp2", "sharding2", "sharding2-stage2", "sharding2-stage3")
-"""Layouts under which the two engines are compared with one another as well."""
-AUTO = {f"auto-{name}": (LAYOUTS[name][0], f"--engine auto {LAYOUTS[name][1]}") for name in BOTH}
+AUTO = auto_layouts(LAYOUTS)
 LAYOUTS |= AUTO
-WEIGHTS = ("--max_steps", "10", "--save_strategy", "steps", "--save_steps", "5", "--adam_epsilon", "1e-3")
-"""For weights: the default epsilon amplifies the rounding noise of gradients that are zero in exact arithmetic."""
 COLUMNS = (
     "loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
     "logps/rejected", "nll_loss", "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_nll_loss",
@@ -69,19 +66,12 @@ def prefer(nursery, pairs, tmp_path_factory):
     return run
 
 
-def same(found: list[dict[str, str]], wanted: list[dict[str, str]], where: str) -> None:
-    for column in COLUMNS:
-        values, expected = ([float(row[column]) for row in part if row[column]] for part in (found, wanted))
-        assert expected, f"no {column} to compare with"
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {where}")
-
-
 def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> None:
     found = {layout: read_losses(prefer(model, layout, *more)) for layout in ("single", *layouts)}
     single = found.pop("single")
     assert len(single) == STEPS and float(single[-1]["loss"]) < float(single[0]["loss"]) - 0.1
     for layout, rows in found.items():
-        same(rows, single, layout)
+        same_columns(rows, single, COLUMNS, layout)
 
 
 def test_losses_under_plans(prefer, read_losses, zoo_evidence):
@@ -104,7 +94,8 @@ def test_the_semi_automatic_engine_equals_the_manual_one(prefer, read_losses, la
     model = MODELS["llama"]
     zoo_evidence("llama", "semi_auto_dpo", tier="T2", model=model)
     equal(prefer, read_losses, model, [layout, f"auto-{layout}"])
-    same(*(read_losses(prefer(model, name)) for name in (f"auto-{layout}", layout)), f"auto-{layout}")
+    found, wanted = (read_losses(prefer(model, name)) for name in (f"auto-{layout}", layout))
+    same_columns(found, wanted, COLUMNS, f"auto-{layout}")
 
 
 @pytest.mark.soak

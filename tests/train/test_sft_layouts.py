@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
+from both_engines import BOTH, WEIGHTS, auto_layouts, same_columns
 
 STEPS = 20
 LAYOUTS = {
@@ -32,12 +32,9 @@ LAYOUTS = {
         "--gradient_accumulation_steps 2",
     ),
 }
-BOTH = ("dp2", "tp2", "tp2+sp", "dp2xtp2", "sharding2", "sharding2-stage2", "sharding2-stage3")
-"""Layouts under which the two engines are compared with one another as well."""
-AUTO = {f"auto-{name}": (LAYOUTS[name][0], f"--engine auto {LAYOUTS[name][1]}") for name in BOTH}
+AUTO = auto_layouts(LAYOUTS)
 LAYOUTS |= AUTO
-WEIGHTS = ("--max_steps", "10", "--save_strategy", "steps", "--save_steps", "5", "--adam_epsilon", "1e-3")
-"""For weights: the default epsilon amplifies the rounding noise of gradients that are zero in exact arithmetic."""
+COLUMNS = ("loss", "grad_norm", "eval_loss", "eval_accuracy")
 FAMILIES = {"qwen": "qwen/qwen-7b", "llama": "meta-llama/Meta-Llama-3-8B"}
 SOAKED = {**FAMILIES, "deepseek_v3": "deepseek-ai/DeepSeek-V3"}
 OTHERS = {
@@ -69,19 +66,12 @@ def tune(nursery, tuning_data, tmp_path_factory):
     return run
 
 
-def same_losses(found: list[dict[str, str]], wanted: list[dict[str, str]], where: str) -> None:
-    for column in ("loss", "grad_norm", "eval_loss", "eval_accuracy"):
-        values, expected = ([float(row[column]) for row in part if row[column]] for part in (found, wanted))
-        assert expected, f"no {column} to compare with"
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=f"{column} under {where}")
-
-
 def equals_the_single_process(tune, read_losses, model: str, layouts: list[str]) -> None:
     found = {name: tune(model, name) for name in layouts}
     single = read_losses(found["single"])
     assert len(single) == STEPS and float(single[-1]["loss"]) < float(single[0]["loss"]) - 0.1
     for name in layouts[1:]:
-        same_losses(read_losses(found[name]), single, name)
+        same_columns(read_losses(found[name]), single, COLUMNS, name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -107,7 +97,8 @@ def test_the_semi_automatic_engine_equals_the_manual_one(tune, read_losses, layo
     model = FAMILIES["llama"]
     zoo_evidence("llama", "semi_auto_sft", tier="T2", model=model)
     equals_the_single_process(tune, read_losses, model, ["single", layout, f"auto-{layout}"])
-    same_losses(*(read_losses(tune(model, name)) for name in (f"auto-{layout}", layout)), f"auto-{layout}")
+    found, wanted = (read_losses(tune(model, name)) for name in (f"auto-{layout}", layout))
+    same_columns(found, wanted, COLUMNS, f"auto-{layout}")
 
 
 @pytest.mark.soak
