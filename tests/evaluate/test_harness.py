@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,24 +36,43 @@ def requests(*arguments):
     return [SimpleNamespace(args=given) for given in arguments]
 
 
-def test_tasks_give_what_they_give_with_hf(monkeypatch, tmp_path):
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    import zoo_core.evaluate.harness  # noqa: F401  registers it
-
-    monkeypatch.chdir(GOLDEN)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
-    tasks = TaskManager(include_path=str(GOLDEN / "tasks"), include_defaults=False)
-    names = ["golden_choice", "golden_rolling", "golden_generate"]
-    found = simple_evaluate(
-        "zoo", model_args="pretrained=tiny,batch_size=2", tasks=names, task_manager=tasks, num_fewshot=0
-    )
+def test_the_command_lm_eval_gives_what_it_gives_with_hf(tmp_path):
+    """lm-eval's own command, as it is installed, offline."""
+    tasks = "golden_choice,golden_rolling,golden_generate"
+    command = [str(Path(sys.executable).with_name("lm_eval")), "--model", "zoo", "--model_args", "pretrained=tiny"]
+    words = ["--batch_size", "2", "--tasks", tasks, "--include_path", "tasks", "--num_fewshot", "0", "--log_samples"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, *words, "--output_path", str(tmp_path / "out")], cwd=GOLDEN, env={**os.environ, **offline},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    found = json.loads(results.read_text(encoding="utf-8"))["results"]
     for task, numbers in NUMBERS["tasks"].items():
-        assert {name: found["results"][task][name] for name in numbers} == pytest.approx(numbers, rel=1e-5)
-    answers = [sample["resps"][0][0] for sample in found["samples"]["golden_generate"]]
+        assert {name: found[task][name] for name in numbers} == pytest.approx(numbers, rel=1e-5)
+    (samples,) = (tmp_path / "out").rglob("samples_golden_generate_*.jsonl")
+    lines = samples.read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["resps"][0][0] for line in lines]
     assert len(answers) == 5 and all("\n" not in text for text in answers) and any(answers)
+
+
+def test_other_starts_of_python_import_nothing():
+    """The start-up file acts when the command line names lm_eval, and imports nothing of lm-eval then."""
+    show = "import sys; print([name for name in sys.modules if 'zoo' in name or 'lm' + '_eval' in name])"
+    for words, loaded in (((), False), (("-m", "other"), False), (("lm_eval",), True), (("a/lm-eval",), True)):
+        out = subprocess.run([sys.executable, "-c", show, *words], capture_output=True, text=True, check=True).stdout
+        assert "'zoo_core.evaluate.startup'" in out and "'lm_eval" not in out if loaded else out == "[]\n"
+
+
+def test_a_name_that_lm_eval_has_read_by_itself_stays():
+    show = (
+        "import sys, lm_eval.models, lm_eval.api.registry as r; print(r.model_registry.items()); "
+        "import zoo_core.evaluate.startup as s; r.model_registry._objs['zoo'] = 'other:Model'; s._add(); "
+        "print(r.model_registry._objs['zoo'], any(isinstance(one, s.ModelFinder) for one in sys.meta_path))"
+    )
+    out = subprocess.run([sys.executable, "-c", show, "lm_eval"], capture_output=True, text=True, check=True).stdout
+    assert "('zoo', 'zoo_core.evaluate.harness:ZooLM')" in out and out.splitlines()[-1] == "other:Model False"
 
 
 def test_continuations_of_one_token_share_a_row_and_keep_their_values(zoo, monkeypatch):

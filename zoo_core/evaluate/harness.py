@@ -1,10 +1,9 @@
 """A model for lm-evaluation-harness (Gao et al., "The language model evaluation harness"): `--model zoo`.
 
+    lm_eval --model zoo --model_args pretrained=./qwen-7b --tasks my_task --include_path ./tasks
     zoo eval harness ./qwen-7b --tasks my_task --include_path ./tasks
-    python -m zoo_core.evaluate --model zoo --model_args pretrained=./qwen-7b --tasks my_task ...
 
-Both are lm-eval's own command line, with this model known to it. Releases of lm-eval that look for the entry points
-`lm_eval.models` (those after 0.4.13) know it without: `lm_eval --model zoo ...`.
+Releases of lm-eval after 0.4.13 find this class by the entry point `lm_eval.models`; `startup.py` makes 0.4.13 know it.
 
 A context and its continuation become ids as lm-eval's own models have it, see `pair_ids`. A text that nothing precedes
 follows what the family begins a text with, or bos, or eos, which itself is not scored.
