@@ -16,6 +16,7 @@ import paddle
 from zoo_ops.cpu.rows import is_plain, view
 
 if TYPE_CHECKING:
+    import numpy as np
     from paddle import Tensor
 
 __all__ = ["Cache", "LayerCache"]
@@ -72,6 +73,14 @@ class LayerCache:
                 v[:rows, self.length : end] = v_BSMD
             self.length = end
             return k[:rows, :end], v[:rows, :end]
+
+    def first_row(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values of the first row, [max_length, M, D], where they lie: float32 on CPU, once there are any.
+
+        The views do not keep the buffers alive.
+        """
+        assert self._k is not None and self._v is not None
+        return view(self._k)[0], view(self._v)[0]
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -196,10 +205,12 @@ class Cache:
         num_layers: layers of the model (of this stage).
         batch_size: rows there is room for.
         max_length: tokens there is room for, prompt included.
+
+    `moves` counts what has been done to it but appending: as long as it is the same, what was there still is.
     """
 
     def __init__(self, num_layers: int, batch_size: int, max_length: int) -> None:
-        self.batch_size, self.max_length = batch_size, max_length
+        self.batch_size, self.max_length, self.moves = batch_size, max_length, 0
         self._layers = [LayerCache(batch_size, max_length) for _ in range(num_layers)]
 
     def __len__(self) -> int:
@@ -220,25 +231,30 @@ class Cache:
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens, in every layer."""
+        self.moves += 1
         for layer in self._layers:
             layer.truncate(length)
 
     def reorder(self, index_B: Tensor) -> None:
         """Let row i continue what row `index_B[i]` has said, in every layer; see `LayerCache.reorder`."""
+        self.moves += 1
         for layer in self._layers:
             layer.reorder(index_B)
 
     def keep(self, order: Sequence[int]) -> None:
         """Let row i be what row `order[i]` is now, in every layer; see `LayerCache.keep`."""
+        self.moves += 1
         for layer in self._layers:
             layer.keep(order)
 
     def shift(self, columns: int) -> None:
         """Move all columns, in every layer; see `LayerCache.shift`."""
+        self.moves += 1
         for layer in self._layers:
             layer.shift(columns)
 
     def join(self, other: Cache) -> None:
         """Append the rows of another cache, in every layer; see `LayerCache.join`."""
+        self.moves += 1
         for layer, joining in zip(self._layers, other._layers, strict=True):
             layer.join(joining)

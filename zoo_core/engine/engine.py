@@ -98,7 +98,7 @@ class Engine:
             self.table = with_prefix(self.table, self._elements, config, prefix)
         self._amp = dict(amp or {"enable": False})
         plain = dtype == "float32" and not self._amp["enable"] and not self.places
-        self._is_plain = plain and paddle.device.get_device() == "cpu"
+        self.is_plain = plain and paddle.device.get_device() == "cpu"
         set_kernels(kernels or Kernels(recompute_core_attention=mesh.plan.recompute == "core_attn"))
         plan = mesh.plan
         experts = (plan.expert, mesh.expert.rank)
@@ -387,7 +387,7 @@ class Engine:
         """
         self._mode(training=False)
         batch = self._to_batch(fields, cache.length)
-        types = plain_pass() if self._is_plain else paddle.amp.auto_cast(**self._amp)
+        types = plain_pass() if self.is_plain else paddle.amp.auto_cast(**self._amp)
         with paddle.no_grad(), types, parallel.whole_sequences(), one_blas_thread():
             logits_B1v = self._through_stages(batch, cache)
             logits_B1V = parallel.gather_features(logits_B1v) if self._vocab() else logits_B1v

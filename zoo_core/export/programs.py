@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import paddle
 from paddle import Tensor
 
-from zoo_core.export.replay import CannotReplay, Replay
 from zoo_core.export.spec import MODEL
+from zoo_core.replay.program import CannotReplay, Replay
 
 __all__ = ["JitPrograms", "PredictorPrograms", "Programs", "ReplayPrograms", "replay_of"]
 

@@ -1,6 +1,6 @@
 """What an exported folder holds, as plain data: its programs, their shapes, and how equal they were found. No paddle.
 
-Shape legend: B rows, S tokens of a prompt, W cached columns of a window, M kv heads, D head width.
+Shape legend: B rows, S tokens of a prompt, W cached columns of a window.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.errors import CheckpointError
+from zoo_core.replay.cached import Cached, Note
 
-__all__ = ["EXPORT_FILE", "MODEL", "Exported", "Note", "is_exported", "read_exported", "sizes_up_to"]
+__all__ = ["EXPORT_FILE", "MODEL", "Exported", "is_exported", "read_exported"]
 
 EXPORT_FILE = "export.json"
 MODEL = "model"
@@ -23,38 +24,16 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Note:
-    """What a model keeps beside keys and values.
-
-    Args:
-        name: as the model calls it.
-        layers: the blocks that keep it.
-        by_token: whether its second dim is the column.
-        shape: the dims after the row, and after the column where there is one.
-        dtype: element type.
-    """
-
-    name: str
-    layers: tuple[int, ...]
-    by_token: bool
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The contents of `export.json`.
+class Exported(Cached):
+    """The contents of `export.json`: what the model caches, and the following.
 
     Args:
         zoo: version of zoo that wrote it.
         paddle: version of Paddle that traced it.
-        dtype: element type of weights, keys and values.
         batch_size: B of the decode programs; a prefill program reads one row.
         max_length: most tokens of a row, prompt and answer.
         prefill: prompt lengths S there are programs for.
         decode: windows W there are programs for.
-        entries: of each block, (M, D) of its keys and of its values.
-        notes: what else is cached.
         context: tokens of the longest text of the model.
         source: digest of the weights that were exported.
         equality: by way of running, the largest difference of a logit from the dygraph model's, and others.
@@ -62,13 +41,10 @@ class Exported:
 
     zoo: str
     paddle: str
-    dtype: str
     batch_size: int
     max_length: int
     prefill: tuple[int, ...]
     decode: tuple[int, ...]
-    entries: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
-    notes: tuple[Note, ...]
     context: int
     source: str = ""
     equality: Mapping[str, Any] = field(default_factory=dict)
@@ -78,32 +54,9 @@ class Exported:
         """The names of all programs."""
         return (*(f"prefill_{size}" for size in self.prefill), *(f"decode_{size}" for size in self.decode))
 
-    def shapes(self, rows: int, columns: int) -> list[tuple[tuple[int, ...], str]]:
-        """Shape and element type of all that is cached: each block's keys and values, then the notes."""
-        found: list[tuple[tuple[int, ...], str]] = []
-        for pair in self.entries:
-            found += [((rows, columns, *entry), self.dtype) for entry in pair]
-        for note in self.notes:
-            front = (rows, columns) if note.by_token else (rows,)
-            found.append(((*front, *note.shape), note.dtype))
-        return found
-
-    def has_columns(self, number: int) -> bool:
-        """Whether the second dim of one of `shapes` is the column."""
-        return number < 2 * len(self.entries) or self.notes[number - 2 * len(self.entries)].by_token
-
     def to_json(self) -> bytes:
         """As `export.json` has it."""
         return (json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def sizes_up_to(most: int, least: int) -> tuple[int, ...]:
-    """The powers of two from `least` on that lie below `most`, and `most`: a size that fits wastes less than half."""
-    found = []
-    while least < most:
-        found.append(least)
-        least *= 2
-    return (*found, most)
 
 
 def is_exported(folder: Path) -> bool:

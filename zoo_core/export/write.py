@@ -18,11 +18,13 @@ from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
 from zoo_core.export.onnx_files import OnnxPrograms, check_onnx, write_onnx
 from zoo_core.export.passes import StaticPasses
 from zoo_core.export.programs import JitPrograms, PredictorPrograms, ReplayPrograms
-from zoo_core.export.spec import EXPORT_FILE, Exported, sizes_up_to
-from zoo_core.export.trace import cached_entries, save_programs
+from zoo_core.export.spec import EXPORT_FILE, Exported
+from zoo_core.export.trace import save_programs
 from zoo_core.generate.model import TextModel
 from zoo_core.generate.passes import EnginePasses
 from zoo_core.peft.digest import digest
+from zoo_core.replay.cached import sizes_up_to
+from zoo_core.replay.tracing import cached_of
 
 __all__ = ["LEAST_PROMPT", "LEAST_WINDOW", "USUAL_LENGTH", "export_model", "export_programs"]
 
@@ -99,10 +101,10 @@ def export_programs(
         context: tokens of the model's longest text.
         texts: ids of prompts to compare with, beside random ones.
     """
-    entries, notes = cached_entries(engine)
+    cached = cached_of(engine)
     spec = Exported(
-        version("zoo-core"), str(paddle.__version__), engine.dtype, batch_size, max_length,
-        sizes_up_to(max_length - 1, LEAST_PROMPT), sizes_up_to(max_length - 1, LEAST_WINDOW), entries, notes, context,
+        cached.dtype, cached.entries, cached.notes, version("zoo-core"), str(paddle.__version__), batch_size,
+        max_length, sizes_up_to(max_length - 1, LEAST_PROMPT), sizes_up_to(max_length - 1, LEAST_WINDOW), context,
     )  # fmt: skip
     save_programs(engine, spec, folder, say)
     device = paddle.get_device().partition(":")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from zoo_core.checkpoint import Reader, find_weights
@@ -23,6 +24,7 @@ from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix, prefix_spec
 from zoo_core.plan import Request, compose
 from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Architecture, find
+from zoo_core.replay.one_row import OneRow, one_row
 from zoo_core.tokenizers import Tokenizer
 
 __all__ = ["TextModel", "load_model"]
@@ -62,7 +64,11 @@ class TextModel(TextBase):
 
     def passes(self) -> EnginePasses:
         """What reads tokens."""
-        return EnginePasses(self.engine)
+        return EnginePasses(self.engine, self._one_row)
+
+    @cached_property
+    def _one_row(self) -> OneRow | None:
+        return one_row(self.engine, self.context, lambda: self.adapters.name)
 
 
 def load_model(

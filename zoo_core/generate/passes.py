@@ -14,6 +14,7 @@ import paddle
 from zoo_core.engine.engine import Engine
 from zoo_core.generate.batched import BatchLogits, decode_batch
 from zoo_core.generate.rules import Row, Rules
+from zoo_core.replay.one_row import OneRow
 from zoo_ops import Cache
 
 __all__ = ["EnginePasses", "answer_batch", "batch_logits"]
@@ -28,10 +29,11 @@ class EnginePasses:
 
     Args:
         engine: of the model.
+        one_row: reads single tokens of single rows in its place; not of a model that is being trained.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, one_row: OneRow | None = None) -> None:
+        self._engine, self._one_row = engine, one_row
         self.reads_prompt_at_once = engine.config.reads_prompt_at_once
 
     def cache(self, rows: int, room: int) -> Cache:
@@ -41,7 +43,9 @@ class EnginePasses:
     def read(self, cache: Cache, ids_BS: Array, mask_BK: Array | None, positions_BS: Array) -> Array:
         """Read tokens that follow those in the cache; returns the logits after the last column, float32 [B, V]."""
         fields = {"input_ids": ids_BS, "position_ids": positions_BS}
-        return self._engine.next_logits(fields if mask_BK is None else {**fields, "attention_mask": mask_BK}, cache)
+        fields |= {} if mask_BK is None else {"attention_mask": mask_BK}
+        reader = self._engine if self._one_row is None or ids_BS.shape != (1, 1) else self._one_row
+        return reader.next_logits(fields, cache)
 
     def reorder(self, cache: Cache, order: Sequence[int]) -> None:
         """Let row i of a cache go on from what row `order[i]` is now, for beam search."""

@@ -8,9 +8,9 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 
-from zoo_core.export.numpy_ops import CONSTANTS, OPERATIONS, VIEWS
 from zoo_core.export.programs import replay_of
-from zoo_core.export.replay import CannotReplay
+from zoo_core.replay.numpy_ops import CONSTANTS, OPERATIONS, VIEWS
+from zoo_core.replay.program import CannotReplay
 
 DONE = {
     "views": lambda x, i: [

@@ -7,6 +7,7 @@ what only looks at another array costs nothing, and the others one numpy call.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from zoo_core.export.numpy_ops import CONSTANTS, OPERATIONS, VIEWS, Operation, Step
+from zoo_core.replay.numpy_ops import CONSTANTS, OPERATIONS, VIEWS, Operation, Step
 from zoo_ops.cpu.rows import fresh
 from zoo_ops.cpu.threads import array, one_blas_thread
 
@@ -25,6 +26,10 @@ __all__ = ["CannotReplay", "Replay"]
 Array = np.ndarray[Any, Any]
 
 _ENDS = ("builtin.shadow_output", "fetch")
+_NO_MATTER = ("op_callstack", "struct_name", "stop_gradient", "persistable")
+_LARGE = 1 << 18
+"""Values of an array that is not to be there once for each program."""
+
 _TYPES = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -53,15 +58,24 @@ class Replay:
         outputs: likewise, of what it gives.
         weights: the parameters by name, float32; they are read where they lie, and what follows from them alone is
             computed once.
+        shared: large arrays that follow from the weights alone, of all programs over them; this one's are added.
+
+    `inputs` are the arrays that `compute` reads, `outputs` those that it fills.
 
     Raises:
         CannotReplay: the program has an operation that is not known.
     """
 
     def __init__(
-        self, program: Any, inputs: Sequence[str], outputs: Sequence[str], weights: Mapping[str, Tensor]
+        self,
+        program: Any,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        weights: Mapping[str, Tensor],
+        shared: dict[str, Array] | None = None,
     ) -> None:
         self._weights = dict(weights)  # keeps alive what the views show
+        self._shared = {} if shared is None else shared
         self._inputs: dict[str, Array] = {}
         self._values: dict[str, Array | _List] = {}
         self._constant: set[str] = set()
@@ -71,17 +85,21 @@ class Replay:
         with one_blas_thread(), np.errstate(all="ignore"):
             for operation in operations:
                 self._add(operation)
-        self._places = [self._inputs[name] for name in inputs]
-        self._outputs = [self._array(name) for name in outputs]
+        self.inputs = [self._inputs[name] for name in inputs]
+        self.outputs = [self._array(name) for name in outputs]
 
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the outputs, new tensors."""
-        for place, given in zip(self._places, inputs, strict=True):
-            np.copyto(place, array(given))
+    def compute(self) -> None:
+        """Fill the outputs."""
         with one_blas_thread(), np.errstate(all="ignore"):
             for step in self._steps:
                 step()
-        return [_tensor(found) for found in self._outputs]
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return the outputs, new tensors."""
+        for place, given in zip(self.inputs, inputs, strict=True):
+            np.copyto(place, array(given))
+        self.compute()
+        return [_tensor(found) for found in self.outputs]
 
     def _array(self, name: str) -> Array:
         found = self._values[name]
@@ -119,13 +137,23 @@ class Replay:
         elif kind in VIEWS:
             self._values[made[0]] = self._view(kind, operation, given)
         elif kind in OPERATIONS:
-            outputs = [_empty(result) for result in operation.results()]
+            known = self._key(operation, given)
+            outputs = [self._shared[known]] if known in self._shared else list(map(_empty, operation.results()))
             self._values.update(zip(made, outputs, strict=True))
-            self._do(given, OPERATIONS[kind](Operation(operation.attrs(), self._arrays(given), outputs)), kind)
+            if known not in self._shared:
+                self._do(given, OPERATIONS[kind](Operation(operation.attrs(), self._arrays(given), outputs)), kind)
+            if known:
+                self._shared[known] = outputs[0]
         else:
             raise CannotReplay(kind)
         if kind in CONSTANTS or all(name in self._constant for name in given):
             self._constant.update(made)
+
+    def _key(self, operation: Any, given: Sequence[str]) -> str:
+        """What a large array is that follows from the weights alone; empty for all else."""
+        size = math.prod(operation.results()[0].shape)
+        is_large = size >= _LARGE and len(operation.results()) == 1 and all(name in self._constant for name in given)
+        return _said(operation) if is_large else ""
 
     def _do(self, given: Sequence[str], step: Step | None, kind: str) -> None:
         """Compute now what depends on nothing that changes, else in each run."""
@@ -162,6 +190,13 @@ class Replay:
             else:
                 self._do([name], partial(np.copyto, place, part), "concat")
         return out
+
+
+def _said(operation: Any) -> str:
+    """An operation with its attributes and all that it depends on, in words."""
+    attributes = {name: own for name, own in operation.attrs().items() if name not in _NO_MATTER}
+    before = (_said(value.get_defining_op()) for value in operation.operands_source())
+    return f"{operation.name()}{attributes}({', '.join(before)})"
 
 
 def _kind(value: Any) -> tuple[tuple[int, ...], Any]:

@@ -1,0 +1,194 @@
+"""Passes of one token over one row, replayed: the ordinary way to continue a text on CPU.
+
+The engine's cache stays what all else takes it for: the keys and values of each replayed token are written into it. A
+program has a copy of the columns that it reads, right-aligned as it was traced, and that copy is made anew whenever the
+cache is not as the last replayed pass left it.
+
+Shape legend: W columns of a window, K columns so far with this pass's, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+
+from zoo_core.engine.engine import Engine
+from zoo_core.replay.cached import Cached, sizes_up_to
+from zoo_core.replay.program import Array, CannotReplay, Replay
+from zoo_core.replay.tracing import TracedModel, as_traced, cached_of, traced_decode
+from zoo_ops import Cache
+from zoo_ops.cpu.threads import array
+
+__all__ = ["OneRow", "one_row"]
+
+_log = logging.getLogger("zoo")
+
+_BEFORE = 48
+"""Passes of one row before programs are made: making one takes as long as so many replayed passes save, so that
+whoever asks for a few tokens does not wait for it, and nobody loses more than he would have won."""
+
+_LEAST = 128
+"""Columns of the narrowest window."""
+
+_TOLERANCE = 1e-4
+"""How far a logit of a new program's first pass may be off, as a part of the largest one (or of 1)."""
+
+
+class _Window:
+    """A program of W columns, with what it has of a row.
+
+    Args:
+        replay: the program.
+        cached: what the model caches.
+
+    Raises:
+        CannotReplay: the columns of something cached do not lie one behind the other.
+    """
+
+    def __init__(self, replay: Replay, cached: Cached) -> None:
+        self._replay, self._cached = replay, cached
+        self._ids, self._positions, self._mask = replay.inputs[:3]
+        self.columns = self._mask.shape[1] - 1
+        self._state, changed = replay.inputs[3:], iter(replay.outputs[1:])
+        numbers = [number for number in range(len(self._state)) if cached.has_columns(number)]
+        self._grown = {number: (self._state[number][0], next(changed)[0]) for number in numbers}
+        if not all(part.flags.c_contiguous for pair in self._grown.values() for part in pair):
+            raise CannotReplay("columns that lie apart")
+        self._moves = [(place.ctypes.data, found.ctypes.data, place[0].nbytes) for place, found in self._grown.values()]
+        self._used = 0
+
+    def fill(self, cache: Cache, start: int) -> None:
+        """Take over the columns of the cache's only row from `start` on."""
+        entries = 2 * len(self._cached.entries)
+        held: list[Array] = [part for layer in range(len(cache)) for part in cache[layer].first_row()]
+        for note in self._cached.notes:
+            layer = cache[note.layers[0]]
+            held.append(array((layer.token_notes if note.by_token else layer.notes)[note.name])[0])
+        self._used = used = cache[0].length - start
+        for number, (place, own) in enumerate(zip(self._state, held, strict=True)):
+            if number in self._grown:
+                place[0, : self.columns - used] = 0
+                place[0, self.columns - used :] = own[start : start + used]
+            else:
+                place[0] = own
+        self._mask[...] = 0
+        self._mask[0, self.columns - used :] = 1
+        self._kept = held[:entries]
+
+    def shift(self) -> None:
+        """Make room for one more column: the newest becomes one of those that are read."""
+        behind = self._used + 1
+        for to, found, size in self._moves:
+            skipped = (self.columns - behind) * size
+            ctypes.memmove(to + skipped, found + skipped, behind * size)
+        self._used = behind
+        self._mask[0, self.columns - behind] = 1
+
+    def compute(self, fields: Mapping[str, Array]) -> Array:
+        """Read a token; returns the logits [1, V]."""
+        np.copyto(self._ids, fields["input_ids"])
+        np.copyto(self._positions, fields["position_ids"])
+        self._replay.compute()
+        return self._replay.outputs[0].copy()
+
+    def write_back(self, cache: Cache) -> None:
+        """Append to the cache what the pass has made of the token."""
+        at, entries = cache[0].length, 2 * len(self._cached.entries)
+        for number, kept in enumerate(self._kept):
+            kept[at] = self._grown[number][1][-1]
+        for layer in range(len(cache)):
+            cache[layer].length = at + 1
+        for number, note in enumerate(self._cached.notes):
+            if note.by_token:
+                new = paddle.to_tensor(self._grown[entries + number][1][-1:][None])
+                grown = paddle.concat([cache[note.layers[0]].token_notes[note.name], new], axis=1)
+                for layer in note.layers:
+                    cache[layer].token_notes[note.name] = grown
+
+
+class OneRow:
+    """The programs of an engine, made when they are first worth it.
+
+    Its weights do not change, except that `in_use` says which adapter there is.
+
+    Args:
+        engine: on one process, plain.
+        context: tokens of the longest text: a window is no wider, or the model would take a text for a longer one.
+        in_use: names the adapter in use.
+        before: passes that are made without them, at first.
+
+    `replayed` counts the passes that were.
+    """
+
+    def __init__(self, engine: Engine, context: int, in_use: Callable[[], str], before: int = _BEFORE) -> None:
+        self._engine, self._in_use, self._left, self.replayed = engine, in_use, before, 0
+        self._sizes = [size for size in sizes_up_to(context - 1, _LEAST) if size > 0]
+        self._windows: dict[tuple[str, int], _Window] = {}
+        self._shared: dict[str, Array] = {}
+        self._cached: Cached | None = None
+        self._now: tuple[Any, ...] = ()
+
+    def next_logits(self, fields: Mapping[str, Array], cache: Cache) -> Array:
+        """Read one token of one row, see `Engine.next_logits`."""
+        mask_1K, length = fields.get("attention_mask"), cache.length
+        start = 0 if mask_1K is None else int(mask_1K[0].argmax())
+        fits = 0 < length < cache.max_length and (mask_1K is None or bool(mask_1K[0, start:].all()))
+        size = next((size for size in self._sizes if size >= length - start), None) if fits else None
+        if size is None or self._left > 0:
+            self._left -= 1
+            return self._engine.next_logits(fields, cache)
+        key = (self._in_use(), size)
+        if key not in self._windows:
+            return self._first(key, fields, cache, start)
+        window = self._windows[key]
+        if self._now == (key, weakref.ref(cache), cache.moves, length, start):
+            window.shift()
+        else:
+            window.fill(cache, start)
+        found_1V = window.compute(fields)
+        window.write_back(cache)
+        self._now = (key, weakref.ref(cache), cache.moves, length + 1, start)
+        self.replayed += 1
+        return found_1V
+
+    def _first(self, key: tuple[str, int], fields: Mapping[str, Array], cache: Cache, start: int) -> Array:
+        """Make a program, and compare its first pass with the model's; without one, wider ones are not tried either."""
+        found_1V: Array | None = None
+        try:
+            window = self._windows[key] = self._made(key[1])
+            window.fill(cache, start)
+            found_1V, why = window.compute(fields), "its logits are others"
+        except MemoryError:
+            raise
+        except Exception as error:  # model code may raise anything when it meets no numbers
+            why = f"{type(error).__name__}: {error}"
+        wanted_1V = self._engine.next_logits(fields, cache)
+        if found_1V is None or not _near(found_1V, wanted_1V):
+            _log.info("windows of %d tokens are not replayed by numpy: %s", key[1], why)
+            self._windows.pop(key, None)
+            self._sizes = [size for size in self._sizes if size < key[1]]
+        return wanted_1V
+
+    def _made(self, columns: int) -> _Window:
+        if self._cached is None:
+            self._cached = cached_of(self._engine)
+        with as_traced(self._engine):
+            traced = traced_decode(TracedModel(self._engine, self._cached), self._cached, 1, columns)
+        return _Window(Replay(*traced, self._shared), self._cached)
+
+
+def _near(found: Array, wanted: Array) -> bool:
+    return bool(np.abs(found - wanted).max() <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())))
+
+
+def one_row(engine: Engine, context: int, in_use: Callable[[], str]) -> OneRow | None:
+    """Return what replays this engine's passes, see `OneRow`; `None` where it cannot."""
+    plan = engine.mesh.plan
+    is_whole = plan.tensor == plan.pipeline == plan.expert == 1
+    return OneRow(engine, context, in_use) if engine.is_plain and is_whole else None
