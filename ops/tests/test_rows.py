@@ -192,7 +192,8 @@ def test_norm_of_a_few_rows(shape, calls):
 def test_rotation_of_a_few_rows(B, S, rotary, interleaved, calls):
     x = random(B, S, 3, 8)
     for samples in {1, B}:
-        angle = random(samples, S, rotary or 8, seed=2)
+        half = random(samples, S, (rotary or 8) // 2, seed=2)
+        angle = paddle.concat([half, half], axis=-1)  # as `rope_angles` gives them
         how = {"rotary_dim": rotary, "interleaved": interleaved}
         with paddle.no_grad():
             got = apply_rope(x, angle.cos(), angle.sin(), **how)
@@ -234,7 +235,8 @@ def test_cache_takes_slices(S, dtype):
 
 def run_all(dtype="float32"):
     """One call of each operation with one row."""
-    x, heads, angle = random(1, 1, 6, dtype=dtype), random(1, 1, 2, 6, dtype=dtype), random(1, 1, 6, dtype=dtype)
+    x, heads, half = random(1, 1, 6, dtype=dtype), random(1, 1, 2, 6, dtype=dtype), random(1, 1, 3, dtype=dtype)
+    angle = paddle.concat([half, half], axis=-1)
     layers = made(6, 9, dtype=dtype), made(6, 9, seed=2, dtype=dtype), made(9, 6, seed=3, dtype=dtype)
     batch = Batch(paddle.zeros([1, 1], "int64"))
     return [

@@ -55,18 +55,29 @@ def attention_reference(
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
     mask = visible(batch, S, K - virtual, past, causal, prefix_BK, virtual)
-    if mask is not None:
-        scores = paddle.where(mask, scores, paddle.full([], -1e30, dtype=scores.dtype))
-    weights = F.softmax(scores, axis=-1)
-    if mask is not None:
+    seen, hidden = _as_numbers(batch, mask, scores.dtype)
+    weights = F.softmax(scores if hidden is None else scores + hidden, axis=-1)
+    if seen is not None:
         # A row that sees nothing has uniform weights here; it must give zero, not the mean of what it cannot see.
-        weights = weights * mask.astype(weights.dtype)
+        weights = weights * seen
     if dropout is not None:
         # The layer wants [B, S, ...] with this rank's heads after the sequence.
         weights = dropout(weights.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
     weights = weights.astype(v_BKMD.dtype).reshape([B, M, N // M, S, K])
     out = paddle.matmul(weights, v_BM1KD).reshape([B, N, S, v_BKMD.shape[-1]])
     return out.transpose([0, 2, 1, 3])
+
+
+def _as_numbers(batch: Batch, mask: Tensor | None, dtype: Any) -> tuple[Tensor | None, Tensor | None]:
+    """1 for what is seen and 0 for the rest, and what hides the rest where it is added; made once for a micro batch."""
+    if mask is None:
+        return None, None
+
+    def make() -> tuple[Tensor, Tensor, Tensor]:
+        seen = mask.astype(dtype)
+        return seen, (seen - 1.0) * 1e30, mask  # kept with it: see `masks.visible`
+
+    return batch.once(("zoo_ops.attention.numbers", id(mask), str(dtype)), make)[:2]
 
 
 def _repeat_heads(kv_BKMD: Tensor, heads: int) -> Tensor:
