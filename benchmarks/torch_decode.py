@@ -1,8 +1,8 @@
 """The other side of `decode_speed.py`: PyTorch + transformers, in an environment of its own.
 
 `python benchmarks/torch_decode.py FOLDER` makes a random Llama, saves it in FOLDER for the other stack, says so in one
-JSON line, and then obeys lines on its standard input: `decode B` continues B prompts greedily (so does `static B`, for
-which the other stack has a way of its own), `prefill S` reads one prompt of S tokens. Each answers
+JSON line, and then obeys lines on its standard input: `decode B` continues B prompts greedily (so do `eager B` and
+`static B`, for which the other stack has ways of its own), `prefill S` reads one prompt of S tokens. Each answers
 `{"seconds": ..., "tokens": ..., "ids": ...}`. The prompts come from numpy, so that the other stack has the same.
 """
 
@@ -75,13 +75,14 @@ def main() -> None:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "tokens": length, "ids": [[int(logits[0, -1].argmax())]]}
 
+    ways = {"decode": decode, "eager": decode, "static": decode, "prefill": prefill}
     stack = f"torch {torch.__version__}, transformers {transformers.__version__}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with torch.inference_mode():
         print(json.dumps({"ready": True, "stack": stack, "parameters": parameters}), flush=True)
         for line in sys.stdin:
             what, number = line.split()
-            print(json.dumps({"decode": decode, "static": decode, "prefill": prefill}[what](int(number))), flush=True)
+            print(json.dumps(ways[what](int(number))), flush=True)
 
 
 if __name__ == "__main__":

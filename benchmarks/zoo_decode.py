@@ -32,6 +32,7 @@ from zoo_core.generate.pool import Passes, Pool  # noqa: E402
 from zoo_core.generate.rules import Row, Rules  # noqa: E402
 from zoo_core.plan import Request, compose  # noqa: E402
 from zoo_core.registry import find  # noqa: E402
+from zoo_core.replay.one_row import BEFORE, OneRow, one_row  # noqa: E402
 
 PROMPT, NEW, SEED = 32, 64, 42
 
@@ -47,7 +48,8 @@ def main() -> None:
     mesh = make_mesh(compose(Request(task="logits", device="cpu"), found.architecture, config, options.folder))
     with Reader(Path(options.folder), found.architecture.table(config)) as reader:
         engine = Engine(mesh, found.architecture, config, from_checkpoint(reader, mesh))
-    passes = EnginePasses(engine)
+    context = config.max_position_embeddings
+    eager, usual = EnginePasses(engine), EnginePasses(engine, one_row(engine, context, str))
 
     def prompts(rows: int, length: int) -> np.ndarray:
         return np.random.default_rng(SEED).integers(3, config.vocab_size, (rows, length), dtype=np.int64)
@@ -69,7 +71,7 @@ def main() -> None:
     def static(rows: int) -> dict[str, object]:
         return decode(rows, exported[rows])
 
-    def decode(rows: int, passes: Passes = passes) -> dict[str, object]:
+    def decode(rows: int, passes: Passes = usual) -> dict[str, object]:
         ids = prompts(rows, PROMPT).tolist()
         start = time.perf_counter()
         pool = Pool(passes, rows, PROMPT + NEW)
@@ -84,18 +86,32 @@ def main() -> None:
     def prefill(length: int) -> dict[str, object]:
         ids = prompts(1, length)
         start = time.perf_counter()
-        logits = passes.read(passes.cache(1, length), ids, None, np.arange(length, dtype=np.int64)[None])
+        logits = usual.read(usual.cache(1, length), ids, None, np.arange(length, dtype=np.int64)[None])
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "tokens": length, "ids": [[int(logits[0].argmax())]]}
 
+    def making() -> float:
+        """Seconds that the pass takes in which a program is made, and compared, beyond those of another pass."""
+        passes = EnginePasses(engine, OneRow(engine, context, str, before=0))
+        cache, seconds = passes.cache(1, PROMPT + 2), [0.0, 0.0]
+        passes.read(cache, prompts(1, PROMPT), None, np.arange(PROMPT, dtype=np.int64)[None])
+        for number in range(2):
+            start = time.perf_counter()
+            passes.read(cache, prompts(1, 1), None, np.full((1, 1), PROMPT + number))
+            seconds[number] = time.perf_counter() - start
+        return seconds[0] - seconds[1]
+
+    ways = {"decode": decode, "eager": lambda rows: decode(rows, eager), "static": static, "prefill": prefill}
     tensors = {name: held.tensor for name, held in engine.held.items()}
     # of the embedding a token reads one row, of everything else all
     read = sum(t.size * 4 for name, t in tensors.items() if "embed_tokens" not in name)
     parameters = sum(t.size for t in tensors.values())
-    print(json.dumps({"ready": True, "parameters": parameters, "bytes_a_token": read}), flush=True)
+    made = min(making() for _ in range(5))
+    ready = {"ready": True, "parameters": parameters, "bytes_a_token": read, "seconds_to_make": made, "before": BEFORE}
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         what, number = line.split()
-        print(json.dumps({"decode": decode, "static": static, "prefill": prefill}[what](int(number))), flush=True)
+        print(json.dumps(ways[what](int(number))), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ from zoo_core.replay.tracing import TracedModel, as_traced, cached_of, traced_de
 from zoo_ops import Cache
 from zoo_ops.cpu.threads import array
 
-__all__ = ["OneRow", "one_row"]
+__all__ = ["BEFORE", "OneRow", "one_row"]
 
 _log = logging.getLogger("zoo")
 
-_BEFORE = 48
+BEFORE = 48
 """Passes of one row before programs are made: making one takes as long as so many replayed passes save, so that
 whoever asks for a few tokens does not wait for it, and nobody loses more than he would have won."""
 
@@ -126,7 +126,7 @@ class OneRow:
     `replayed` counts the passes that were.
     """
 
-    def __init__(self, engine: Engine, context: int, in_use: Callable[[], str], before: int = _BEFORE) -> None:
+    def __init__(self, engine: Engine, context: int, in_use: Callable[[], str], before: int = BEFORE) -> None:
         self._engine, self._in_use, self._left, self.replayed = engine, in_use, before, 0
         self._sizes = [size for size in sizes_up_to(context - 1, _LEAST) if size > 0]
         self._windows: dict[tuple[str, int], _Window] = {}
