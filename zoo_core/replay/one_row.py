@@ -9,7 +9,6 @@ Shape legend: W columns of a window, K columns so far with this pass's, V vocabu
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import weakref
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ import paddle
 
 from zoo_core.engine.engine import Engine
 from zoo_core.replay.cached import Cached, sizes_up_to
-from zoo_core.replay.program import Array, CannotReplay, Replay
+from zoo_core.replay.program import Array, Replay
 from zoo_core.replay.tracing import TracedModel, as_traced, cached_of, traced_decode
 from zoo_ops import Cache
 from zoo_ops.cpu.threads import array
@@ -33,6 +32,9 @@ BEFORE = 48
 """Passes of one row before programs are made: making one takes as long as so many replayed passes save, so that
 whoever asks for a few tokens does not wait for it, and nobody loses more than he would have won."""
 
+_SLACK = 15
+"""Columns by which a window moves on before its columns are moved back: a pass in `_SLACK` + 1 pays for it."""
+
 _LEAST = 128
 """Columns of the narrowest window."""
 
@@ -44,72 +46,72 @@ class _Window:
     """A program of W columns, with what it has of a row.
 
     Args:
-        replay: the program.
+        replay: the program; columns have `_SLACK` where they can.
         cached: what the model caches.
-
-    Raises:
-        CannotReplay: the columns of something cached do not lie one behind the other.
     """
 
     def __init__(self, replay: Replay, cached: Cached) -> None:
         self._replay, self._cached = replay, cached
         self._ids, self._positions, self._mask = replay.inputs[:3]
-        self.columns = self._mask.shape[1] - 1
+        self._width, self._used, self._offset = self._mask.shape[1] - 1, 0, 0
         self._state, changed = replay.inputs[3:], iter(replay.outputs[1:])
-        numbers = [number for number in range(len(self._state)) if cached.has_columns(number)]
-        self._grown = {number: (self._state[number][0], next(changed)[0]) for number in numbers}
-        if not all(part.flags.c_contiguous for pair in self._grown.values() for part in pair):
-            raise CannotReplay("columns that lie apart")
-        self._moves = [(place.ctypes.data, found.ctypes.data, place[0].nbytes) for place, found in self._grown.values()]
-        self._used = 0
+        self._grown = {number: next(changed) for number in range(len(self._state)) if cached.has_columns(number)}
+        self._wide = {number - 3: buffer[0] for number, buffer in replay.buffers.items() if number - 3 in self._grown}
+        self._kept: list[Array] = []
 
     def fill(self, cache: Cache, start: int) -> None:
         """Take over the columns of the cache's only row from `start` on."""
-        entries = 2 * len(self._cached.entries)
-        held: list[Array] = [part for layer in range(len(cache)) for part in cache[layer].first_row()]
+        held = [part for layer in range(len(cache)) for part in cache[layer].first_row()]
+        self._kept = list(held)
         for note in self._cached.notes:
             layer = cache[note.layers[0]]
             held.append(array((layer.token_notes if note.by_token else layer.notes)[note.name])[0])
-        self._used = used = cache[0].length - start
+        self._used, self._offset = cache[0].length - start, 0
+        first = self._width - self._used
         for number, (place, own) in enumerate(zip(self._state, held, strict=True)):
             if number in self._grown:
-                place[0, : self.columns - used] = 0
-                place[0, self.columns - used :] = own[start : start + used]
+                place[0, :first] = 0
+                place[0, first:] = own[start : start + self._used]
             else:
                 place[0] = own
-        self._mask[...] = 0
-        self._mask[0, self.columns - used :] = 1
-        self._kept = held[:entries]
+        self._mask[0] = np.arange(self._width + 1) >= first
 
-    def shift(self) -> None:
-        """Make room for one more column: the newest becomes one of those that are read."""
-        behind = self._used + 1
-        for to, found, size in self._moves:
-            skipped = (self.columns - behind) * size
-            ctypes.memmove(to + skipped, found + skipped, behind * size)
-        self._used = behind
-        self._mask[0, self.columns - behind] = 1
+    def move_on(self) -> None:
+        """Count the newest column among those that are read."""
+        self._offset = (self._offset + 1) % (_SLACK + 1)
+        for buffer in () if self._offset else self._wide.values():
+            buffer[: self._width] = buffer[_SLACK + 1 :].copy()
+        for number in self._grown.keys() - self._wide.keys():
+            self._state[number][0] = self._grown[number][0].copy()
+        self._used += 1
+        self._mask[0, self._width - self._used] = 1
 
     def compute(self, fields: Mapping[str, Array]) -> Array:
         """Read a token; returns the logits [1, V]."""
         np.copyto(self._ids, fields["input_ids"])
         np.copyto(self._positions, fields["position_ids"])
-        self._replay.compute()
+        self._replay.compute(self._offset)
         return self._replay.outputs[0].copy()
 
     def write_back(self, cache: Cache) -> None:
         """Append to the cache what the pass has made of the token."""
-        at, entries = cache[0].length, 2 * len(self._cached.entries)
+        at, entries = cache[0].length, len(self._kept)
         for number, kept in enumerate(self._kept):
-            kept[at] = self._grown[number][1][-1]
+            kept[at] = self._newest(number)
         for layer in range(len(cache)):
             cache[layer].length = at + 1
         for number, note in enumerate(self._cached.notes):
             if note.by_token:
-                new = paddle.to_tensor(self._grown[entries + number][1][-1:][None])
+                new = paddle.to_tensor(self._newest(entries + number)[None, None])
                 grown = paddle.concat([cache[note.layers[0]].token_notes[note.name], new], axis=1)
                 for layer in note.layers:
                     cache[layer].token_notes[note.name] = grown
+
+    def _newest(self, number: int) -> Array:
+        """The column that the pass has made of something cached."""
+        if number in self._wide:
+            return self._wide[number][self._offset + self._width]
+        return np.asarray(self._grown[number][0, -1])
 
 
 class OneRow:
@@ -148,7 +150,7 @@ class OneRow:
             return self._first(key, fields, cache, start)
         window = self._windows[key]
         if self._now == (key, weakref.ref(cache), cache.moves, length, start):
-            window.shift()
+            window.move_on()
         else:
             window.fill(cache, start)
         found_1V = window.compute(fields)
@@ -180,7 +182,7 @@ class OneRow:
             self._cached = cached_of(self._engine)
         with as_traced(self._engine):
             traced = traced_decode(TracedModel(self._engine, self._cached), self._cached, 1, columns)
-        return _Window(Replay(*traced, self._shared), self._cached)
+        return _Window(Replay(*traced, self._shared, slack=_SLACK), self._cached)
 
 
 def _near(found: Array, wanted: Array) -> bool:

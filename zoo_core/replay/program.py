@@ -8,10 +8,10 @@ what only looks at another array costs nothing, and the others one numpy call.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import paddle
@@ -49,6 +49,28 @@ class _List(list[Array]):
     """A value that is a list of tensors."""
 
 
+_Values: TypeAlias = "MutableMapping[str, Array | _List]"
+"""By the id of a value, where it lies."""
+
+
+class _Operation(NamedTuple):
+    """An operation of a program.
+
+    Args:
+        kind: its name.
+        own: its attributes.
+        given: ids of its inputs; of a list of tensors that are put together, each.
+        made: ids of its results.
+        results: themselves.
+    """
+
+    kind: str
+    own: Mapping[str, Any]
+    given: list[str]
+    made: list[str]
+    results: list[Any]
+
+
 class Replay:
     """A program that can be run.
 
@@ -59,8 +81,11 @@ class Replay:
         weights: the parameters by name, float32; they are read where they lie, and what follows from them alone is
             computed once.
         shared: large arrays that follow from the weights alone, of all programs over them; this one's are added.
+        slack: an input that is only put in front of something along axis 1 has so many columns more, see `buffers`.
 
-    `inputs` are the arrays that `compute` reads, `outputs` those that it fills.
+    `inputs` are the arrays that `compute` reads, `outputs` those that it fills. Of the numbers of inputs, `buffers` has
+    the arrays in which they lie with what comes behind them, and with the slack: a run at an offset reads and writes as
+    many columns further on, so that what was the newest column is then the last of the input, and nothing is moved.
 
     Raises:
         CannotReplay: the program has an operation that is not known.
@@ -73,25 +98,34 @@ class Replay:
         outputs: Sequence[str],
         weights: Mapping[str, Tensor],
         shared: dict[str, Array] | None = None,
+        slack: int = 0,
     ) -> None:
+        self._program = program  # keeps its operations and values alive
         self._weights = dict(weights)  # keeps alive what the views show
-        self._shared = {} if shared is None else shared
+        self._shared, self._slack = {} if shared is None else shared, slack
         self._inputs: dict[str, Array] = {}
-        self._values: dict[str, Array | _List] = {}
+        self._values: _Values = {}
         self._constant: set[str] = set()
         self._steps: list[Step] = []
+        self._wide: dict[str, tuple[str, Array]] = {}
+        self._moving: set[str] = set()
+        self._again: list[tuple[slice, _Operation]] = []
         operations = program.global_block().ops
         self._uses = Counter(value.id for operation in operations for value in operation.operands_source())
         with one_blas_thread(), np.errstate(all="ignore"):
             for operation in operations:
-                self._add(operation)
+                self._add(_read(operation))
+        self._steps_at = {0: self._steps}
         self.inputs = [self._inputs[name] for name in inputs]
-        self.outputs = [self._array(name) for name in outputs]
+        self.outputs = _arrays(self._values, outputs)
+        self.buffers = {inputs.index(name): buffer for name, (_, buffer) in self._wide.items()}
 
-    def compute(self) -> None:
-        """Fill the outputs."""
+    def compute(self, offset: int = 0) -> None:
+        """Fill the outputs; at an offset those that do not lie in `buffers`."""
+        if offset not in self._steps_at:
+            self._steps_at[offset] = self._further_on(offset)
         with one_blas_thread(), np.errstate(all="ignore"):
-            for step in self._steps:
+            for step in self._steps_at[offset]:
                 step()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -101,102 +135,135 @@ class Replay:
         self.compute()
         return [_tensor(found) for found in self.outputs]
 
-    def _array(self, name: str) -> Array:
-        found = self._values[name]
-        if isinstance(found, _List):
-            raise CannotReplay("a list of tensors")
-        return found
+    def _further_on(self, offset: int) -> list[Step]:
+        """The steps, those that look at `buffers` at an offset."""
+        steps, values = list(self._steps), ChainMap[str, "Array | _List"]({}, self._values)
+        for made, buffer in self._wide.values():
+            values[made] = buffer[:, offset : buffer.shape[1] - self._slack + offset]
+        for which, do in self._again:
+            steps[which] = self._built(do, values)
+        return steps
 
-    def _arrays(self, names: Sequence[str]) -> list[Array]:
-        found: list[Array] = []
-        for name in names:
-            value = self._values[name]
-            found += value if isinstance(value, _List) else [value]
-        return found
-
-    def _add(self, operation: Any) -> None:
-        kind = operation.name().removeprefix("pd_op.")
-        given = [value.id for value in operation.operands_source()]
-        made = [value.id for value in operation.results()]
-        if kind == "data":
-            self._inputs[made[0]] = self._values[made[0]] = _empty(operation.results()[0])
+    def _add(self, do: _Operation) -> None:
+        """Give an operation's results their places; compute now what depends on nothing that changes."""
+        steps = self._built(do, self._values)
+        if do.kind not in ("data", *_ENDS) and all(name in self._constant for name in do.given):
+            self._constant.update(do.made)
+            for step in steps:
+                step()
             return
-        if kind in _ENDS:
-            return
-        if kind == "builtin.parameter":
-            self._values[made[0]] = array(self._weights[operation.attrs()["parameter_name"]])
-        elif kind in CONSTANTS:
-            shape, dtype = _kind(operation.results()[0])
-            self._values[made[0]] = CONSTANTS[kind](operation.attrs(), self._arrays(given), shape, dtype)
-        elif kind == "builtin.combine":
-            self._values[made[0]] = _List(self._array(name) for name in given)
-        elif kind == "builtin.split":
-            self._values.update(zip(made, self._arrays(given), strict=True))
-        elif kind == "concat":
-            self._values[made[0]] = self._concat(operation, given)
-        elif kind in VIEWS:
-            self._values[made[0]] = self._view(kind, operation, given)
-        elif kind in OPERATIONS:
-            known = self._key(operation, given)
-            outputs = [self._shared[known]] if known in self._shared else list(map(_empty, operation.results()))
-            self._values.update(zip(made, outputs, strict=True))
-            if known not in self._shared:
-                self._do(given, OPERATIONS[kind](Operation(operation.attrs(), self._arrays(given), outputs)), kind)
-            if known:
-                self._shared[known] = outputs[0]
-        else:
-            raise CannotReplay(kind)
-        if kind in CONSTANTS or all(name in self._constant for name in given):
-            self._constant.update(made)
+        if not self._moving.isdisjoint([*do.given, *do.made]):
+            self._again.append((slice(len(self._steps), len(self._steps) + len(steps)), do))
+            self._moving.update(() if steps else do.made)  # another look at what moves
+        self._steps += steps
 
-    def _key(self, operation: Any, given: Sequence[str]) -> str:
-        """What a large array is that follows from the weights alone; empty for all else."""
-        size = math.prod(operation.results()[0].shape)
-        is_large = size >= _LARGE and len(operation.results()) == 1 and all(name in self._constant for name in given)
-        return _said(operation) if is_large else ""
+    def _built(self, do: _Operation, values: _Values) -> list[Step]:
+        """What is to be called for an operation; its results are added to the values where they are not among them."""
+        if do.kind == "data":
+            self._inputs[do.made[0]] = values[do.made[0]] = _empty(do.results[0])
+        elif do.kind == "builtin.parameter":
+            values[do.made[0]] = array(self._weights[do.own["parameter_name"]])
+        elif do.kind in CONSTANTS:
+            values[do.made[0]] = CONSTANTS[do.kind](do.own, _arrays(values, do.given), *_kind(do.results[0]))
+            self._constant.update(do.made)
+        elif do.kind == "builtin.combine":
+            values[do.made[0]] = _List(_arrays(values, do.given))
+        elif do.kind == "builtin.split":
+            values.update(zip(do.made, _arrays(values, do.given), strict=True))
+        elif do.kind == "concat":
+            return self._concat(do, values)
+        elif do.kind in VIEWS:
+            return _view(do, values)
+        elif do.kind in OPERATIONS:
+            return self._computed(do, values)
+        elif do.kind not in _ENDS:
+            raise CannotReplay(do.kind)
+        return []
 
-    def _do(self, given: Sequence[str], step: Step | None, kind: str) -> None:
-        """Compute now what depends on nothing that changes, else in each run."""
+    def _computed(self, do: _Operation, values: _Values) -> list[Step]:
+        known = self._key(do)
+        if known in self._shared:
+            values[do.made[0]] = self._shared[known]
+            return []
+        for name, result in zip(do.made, do.results, strict=True):
+            if name not in values:
+                values[name] = _empty(result)
+        outputs = _arrays(values, do.made)
+        step = OPERATIONS[do.kind](Operation(do.own, _arrays(values, do.given), outputs))
         if step is None:
-            raise CannotReplay(kind)
-        if all(name in self._constant for name in given):
-            step()
-        else:
-            self._steps.append(step)
+            raise CannotReplay(do.kind)
+        if known:
+            self._shared[known] = outputs[0]
+        return [step]
 
-    def _view(self, kind: str, operation: Any, given: Sequence[str]) -> Array | _List:
-        arrays, attributes, result = self._arrays(given), operation.attrs(), operation.results()[0]
-        shape = tuple(result.shape) if result.is_dense_tensor_type() else ()
-        found = VIEWS[kind](attributes, arrays, shape)
-        if isinstance(found, list):
-            return _List(found)
-        if found.size and not np.may_share_memory(found, arrays[0]):
-            # the values lie in another order, so that they are to be copied each time
-            out = found
-            self._do(given, lambda: np.copyto(out, VIEWS[kind](attributes, arrays, shape)), kind)  # type: ignore[arg-type]
-        return found
+    def _key(self, do: _Operation) -> str:
+        """What a large array is that follows from the weights alone; empty for all else."""
+        is_constant = len(do.made) == 1 and all(name in self._constant for name in do.given)
+        return _said(do.results[0]) if is_constant and math.prod(do.results[0].shape) >= _LARGE else ""
 
-    def _concat(self, operation: Any, given: Sequence[str]) -> Array:
-        out = _empty(operation.results()[0])
-        axis = int(self._array(given[1]).reshape(-1)[0]) % out.ndim
-        names = [value.id for value in operation.operands_source()[0].get_defining_op().operands_source()]
-        start = 0
-        for name in names:
-            part = self._array(name)
+    def _concat(self, do: _Operation, values: _Values) -> list[Step]:
+        made, names = do.made[0], do.given[:-1]
+        is_first = made not in values
+        shape, dtype = _kind(do.results[0])
+        axis = int(_arrays(values, do.given[-1:])[0].reshape(-1)[0]) % len(shape)
+        alone = [name in self._inputs and self._uses[name] == 1 for name in names]
+        if is_first and self._slack and axis == 1 and alone[0]:
+            buffer = np.zeros((shape[0], shape[1] + self._slack, *shape[2:]), dtype)
+            values[made] = buffer[:, : shape[1]]
+            self._wide[names[0]] = (made, buffer)
+            self._moving.add(made)
+        elif is_first:
+            values[made] = np.empty(shape, dtype)
+        (out,), start, steps = _arrays(values, [made]), 0, list[Step]()
+        for name, lies_here in zip(names, alone, strict=True):
+            (part,) = _arrays(values, [name])
             place = out[(slice(None),) * axis + (slice(start, start + part.shape[axis]),)]
             start += part.shape[axis]
-            if name in self._inputs and self._uses[name] == 1:
+            if not lies_here:
+                steps.append(partial(np.copyto, place, part))
+            elif is_first:
                 self._inputs[name] = place  # what is read here alone can lie here
-            else:
-                self._do([name], partial(np.copyto, place, part), "concat")
-        return out
+        return steps
 
 
-def _said(operation: Any) -> str:
-    """An operation with its attributes and all that it depends on, in words."""
+def _read(operation: Any) -> _Operation:
+    kind, own = operation.name().removeprefix("pd_op."), operation.attrs()
+    operands, results = operation.operands_source(), operation.results()
+    if kind == "concat":
+        operands = [*operands[0].get_defining_op().operands_source(), operands[1]]
+    return _Operation(kind, own, [value.id for value in operands], [value.id for value in results], results)
+
+
+def _arrays(values: _Values, names: Sequence[str]) -> list[Array]:
+    found: list[Array] = []
+    for name in names:
+        value = values[name]
+        found += value if isinstance(value, _List) else [value]
+    return found
+
+
+def _view(do: _Operation, values: _Values) -> list[Step]:
+    arrays, made = _arrays(values, do.given), do.made[0]
+    shape = tuple(do.results[0].shape) if do.results[0].is_dense_tensor_type() else ()
+    found = VIEWS[do.kind](do.own, arrays, shape)
+    if isinstance(found, list):
+        values[made] = _List(found)
+        return []
+    if not found.size or np.may_share_memory(found, arrays[0]):
+        values[made] = found
+        return []
+    # The values lie in another order, so that they are to be copied each time.
+    if made not in values:
+        values[made] = found
+    (out,) = _arrays(values, [made])
+    return [lambda: np.copyto(out, VIEWS[do.kind](do.own, arrays, shape))]  # type: ignore[arg-type]
+
+
+def _said(value: Any) -> str:
+    """The operation that makes a value, with its attributes and all that it depends on, in words."""
+    operation = value.get_defining_op()
     attributes = {name: own for name, own in operation.attrs().items() if name not in _NO_MATTER}
-    before = (_said(value.get_defining_op()) for value in operation.operands_source())
-    return f"{operation.name()}{attributes}({', '.join(before)})"
+    return f"{operation.name()}{attributes}({', '.join(map(_said, operation.operands_source()))})"
 
 
 def _kind(value: Any) -> tuple[tuple[int, ...], Any]:
