@@ -24,6 +24,7 @@ from zoo_core.generate.passes import EnginePasses
 from zoo_core.generate.pool import Pool
 from zoo_core.plan import Request, compose
 from zoo_core.registry import find
+from zoo_core.replay.one_row import OneRow
 
 GOLDEN = Path(__file__).parent / "golden"
 MARGIN, ROUTER_MARGIN = 1e-4, 5e-6
@@ -35,13 +36,18 @@ BEAM = ["beam", "beam_rules", "beam_two_ends", *EOS]
 
 
 @cache
-def passes_of(family: str) -> EnginePasses:
+def engine_of(family: str) -> Engine:
     """The model of a golden folder."""
     folder = GOLDEN / family
     found = find(str(folder))
     mesh = make_mesh(compose(Request(task="logits", device="cpu"), found.architecture, found.config, family))
     with Reader(folder, found.architecture.table(found.config)) as reader:
-        return EnginePasses(Engine(mesh, found.architecture, found.config, from_checkpoint(reader, mesh)))
+        return Engine(mesh, found.architecture, found.config, from_checkpoint(reader, mesh))
+
+
+def passes_of(family: str) -> EnginePasses:
+    """That model, as it is."""
+    return EnginePasses(engine_of(family))
 
 
 @cache
@@ -73,9 +79,9 @@ def without_end(golden: np.ndarray, rules: Rules) -> list[list[int]]:
     return [[token for token in row if token >= 0 and token not in rules.ends] for row in golden.tolist()]
 
 
-def pooled(family: str, rows: list[tuple[Row, Rules]], chunk: int = 512) -> list[list[int]]:
+def pooled(passes: EnginePasses, rows: list[tuple[Row, Rules]], chunk: int = 512) -> list[list[int]]:
     """What each row gets of a pool that all are added to at once."""
-    pool = Pool(passes_of(family), len(rows), max(len(row.ids) + row.max_new_tokens for row, _ in rows), chunk)
+    pool = Pool(passes, len(rows), max(len(row.ids) + row.max_new_tokens for row, _ in rows), chunk)
     found: dict[int, list[int]] = {pool.add(row, rules): [] for row, rules in rows}
     while pool.free < len(rows):
         for ticket, step in pool.step().items():
@@ -108,7 +114,17 @@ def test_greedy(family, zoo_evidence):
     rules = {case: rules_of(told(family)["cases"][case]["options"]) for case in GREEDY}
     rows = [(row, rules[case]) for case in GREEDY for row in rows_of(family, case)]
     expected = [row for case in GREEDY for row in without_end(wanted(family, case), rules[case])]
-    assert pooled(family, rows) == expected
+    assert pooled(passes_of(family), rows) == expected
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deepseek_v3"])
+def test_greedy_by_replayed_passes(family):
+    """256 tokens of a row alone, through several windows."""
+    engine, (row, *_) = engine_of(family), rows_of(family, "greedy")
+    one_row = OneRow(engine, engine.config.max_position_embeddings, str, before=0)
+    found = pooled(EnginePasses(engine, one_row), [(row, Rules(Sampling(temperature=0.0)))])
+    assert found == wanted(family, "greedy")[:1].tolist()
+    assert one_row.replayed >= 250
 
 
 def beam_cases() -> list[Any]:
@@ -151,9 +167,9 @@ def test_a_batch_equals_one_by_one_and_pieces_equal_the_whole(family):
     rules, rows = Rules(Sampling(temperature=0.0)), [Row(row.ids, 12) for row in rows_of(family, "greedy")]
     batch = [(row, rules) for row in rows]
     together = wanted(family, "greedy")[:, :12].tolist()
-    assert [pooled(family, [one])[0] for one in batch] == together
-    assert pooled(family, batch, chunk=3 * len(rows)) == together
-    assert [pooled(family, [one], chunk=3)[0] for one in batch] == together
+    assert [pooled(passes_of(family), [one])[0] for one in batch] == together
+    assert pooled(passes_of(family), batch, chunk=3 * len(rows)) == together
+    assert [pooled(passes_of(family), [one], chunk=3)[0] for one in batch] == together
 
     def tokens(rows: list[Row], chunk: int = 512) -> list[list[tuple[int, ...]]]:
         found = beam_search(passes_of(family), rows, rules, 3, num_return_sequences=3, chunk=chunk)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "generate"))
 
 from decoding_models import DRAWN, FAMILIES, GREEDY, make_engine, prompts  # noqa: E402
 
-from zoo_core.generate import EnginePasses, Pool, Row, Rules, beam_search  # noqa: E402
+from zoo_core.generate import EnginePasses, Pool, Row, Rules, beam_search, load_model  # noqa: E402
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter  # noqa: E402
 from zoo_core.replay import one_row as module  # noqa: E402
 from zoo_core.replay.one_row import OneRow, one_row  # noqa: E402
@@ -194,3 +194,29 @@ def test_models_that_are_not_plain_have_no_programs():
     assert one_row(engine, CONTEXT, lambda: "") is not None
     engine.is_plain = False
     assert one_row(engine, CONTEXT, lambda: "") is None
+
+
+def test_a_loaded_model_replays_and_follows_its_adapter(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "serve"))
+    from serve_models import make_adapter, make_model
+
+    folder = make_model(tmp_path)
+    model = load_model(folder, adapters={"poems": make_adapter(tmp_path / "poems", folder)})
+    rules, row = Rules(GREEDY, logprobs=0), Row(model.encode("In the beginning"), module.BEFORE + 8)
+
+    def text(passes):
+        pool, found = Pool(passes, 1, len(row.ids) + row.max_new_tokens), []
+        pool.add(row, rules)
+        while steps := pool.step():
+            found += [(step.token, step.logprob) for step in steps.values()]
+        return found
+
+    found, wanted = {}, {}
+    for name in ("", "poems"):
+        for adapter in ("", "poems"):
+            model.use(adapter)
+            found[name, adapter], wanted[adapter] = text(model.passes()), text(EnginePasses(model.engine))
+    for (_, adapter), own in found.items():
+        same([own], [wanted[adapter]])
+    assert wanted[""] != wanted["poems"]
+    assert model._one_row.replayed > 3 * module.BEFORE

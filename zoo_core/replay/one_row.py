@@ -28,7 +28,7 @@ __all__ = ["BEFORE", "OneRow", "one_row"]
 
 _log = logging.getLogger("zoo")
 
-BEFORE = 48
+BEFORE = 32
 """Passes of one row before programs are made: making one takes as long as so many replayed passes save, so that
 whoever asks for a few tokens does not wait for it, and nobody loses more than he would have won."""
 
