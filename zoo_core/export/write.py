@@ -14,7 +14,7 @@ from zoo_core.checkpoint.conversion import check_free
 from zoo_core.checkpoint.disk import as_json
 from zoo_core.engine.engine import Engine
 from zoo_core.errors import CheckpointError, ConfigError, PlanError
-from zoo_core.export.equal import Wanted, compare, prompts_for, wanted_of
+from zoo_core.export.equal import Wanted, compare, prompts_for, tolerance_of, wanted_of
 from zoo_core.export.onnx_files import OnnxPrograms, check_onnx, write_onnx
 from zoo_core.export.passes import StaticPasses
 from zoo_core.export.programs import JitPrograms, PredictorPrograms, ReplayPrograms
@@ -154,11 +154,12 @@ def _compared(
     texts = [[token for token in ids if token < vocab_size] for ids in texts]
     passes = EnginePasses(engine)
     wanted: list[Wanted] = [wanted_of(passes, prompts, spec) for prompts in prompts_for(spec, vocab_size, texts)]
+    tolerance = tolerance_of(spec.dtype, engine.config.quantization_config)
     found: dict[str, dict[str, float]] = {}
     for way, programs in ways.items():
         largest: dict[str, float] = {}
         for one in wanted:
-            own = compare(way, StaticPasses(programs, spec), [one], spec)
+            own = compare(way, StaticPasses(programs, spec), [one], spec, tolerance)
             largest = {
                 name: value + largest.get(name, 0) if name == "tokens" else max(value, largest.get(name, 0.0))
                 for name, value in own.items()
