@@ -9,6 +9,11 @@ import sys
 import pytest
 
 from zoo_core.cli._failures import guarded
+from zoo_core.cli.chat import command as chat
+from zoo_core.cli.compress import command as compress
+from zoo_core.cli.export import command as export
+from zoo_core.cli.sample import command as sample
+from zoo_core.cli.serve import command as serve
 from zoo_core.errors import PlanError
 
 
@@ -76,6 +81,14 @@ def test_paddle_and_numpy_are_not_imported(words):
         [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stderr.splitlines()[-1] == "0 False False"
+
+
+@pytest.mark.parametrize("name", ["device", "tokenizer"])
+def test_commands_that_load_a_model_have_one_such_option(name):
+    commands = [compress.commands[each] for each in ("ptq", "gptq", "qat")] + [sample, chat, serve, export]
+    found = [next(option for option in each.params if option.name == name) for each in commands]
+    assert len({(tuple(option.opts), option.default, str(option.type)) for option in found}) == 1
+    assert name == "device" or len({option.help for option in found}) == 1
 
 
 def test_the_module_runs_as_the_command():

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["sampling_options", "tokenizer_option", "tuned_options", "weights_options"]
+__all__ = ["device_option", "sampling_options", "tokenizer_option", "tuned_options", "weights_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +57,19 @@ def tuned_options(
 
 def tokenizer_option(function: F) -> F:
     """Where the tokenizer is."""
-    return click.option("--tokenizer", type=_PATH, help="Its file or folder; else the one in PATH.")(function)
+    return click.option("--tokenizer", type=_PATH, help="Its file or folder; else the one beside the weights.")(
+        function
+    )
+
+
+def device_option(where: str = "Where to run.") -> Callable[[F], F]:
+    """The device.
+
+    Args:
+        where: help text.
+    """
+    devices = click.Choice(("auto", "cpu", "gpu", "xpu"))
+    return click.option("--device", type=devices, default="auto", show_default=True, help=where)
 
 
 def weights_options(where: str = "Where to run.") -> Callable[[F], F]:
@@ -68,8 +80,7 @@ def weights_options(where: str = "Where to run.") -> Callable[[F], F]:
     """
     return lambda function: _with(
         function,
-        click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-                     help=where),
+        device_option(where),
         click.option("--dtype", type=click.Choice(("float32", "bfloat16", "float16")), default="float32",
                      show_default=True, help="Type of the weights; CPUs have float32 only."),
     )  # fmt: skip

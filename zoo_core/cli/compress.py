@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_core.environment import apply_cpu_environment, device_of, require_paddle
+from zoo_core.cli._options import device_option, tokenizer_option
+from zoo_core.environment import ready_device
 from zoo_core.quantization import PER_CHANNEL, QuantSpec
 from zoo_core.registry import registry
 
@@ -56,7 +56,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
                      help="Samples to measure on, never used to calibrate."),
         click.option("--json_key", "--json-key", default="text", show_default=True,
                      help="Key of the text in JSON lines."),
-        click.option("--tokenizer", type=click.Path(path_type=Path), help="Its file or folder; else the one in MODEL."),
+        tokenizer_option,
         click.option("--targets", multiple=True,
                      help="Ends of names, or patterns, of layers to quantise; else every linear one of the blocks."),
         click.option("--skip", multiple=True, help="The same of layers to leave as they are."),
@@ -64,8 +64,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
                      help="Samples of a pass."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
                      help="Chooses where in the data the samples are."),
-        click.option("--device", type=click.Choice(("auto", "cpu", "gpu", "xpu")), default="auto", show_default=True,
-                     help="Where to run."),
+        device_option(),
     )  # fmt: skip
     for option in reversed(options):
         function = option(function)
@@ -188,10 +187,7 @@ def _say(job: Job, report: Report, seconds: float) -> None:
 
 
 def _start_paddle(device: str) -> None:
-    device = device_of(device)
-    require_paddle(device)
-    if device == "cpu":
-        apply_cpu_environment(1, os.environ)
+    device = ready_device(device, "float32")
     from zoo_core.engine.quiet import import_paddle
 
     import_paddle(device)
