@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +198,28 @@ def nursery(tmp_path_factory):
     found = Nursery(tmp_path_factory.mktemp("nursery"))
     yield found
     found.end()
+
+
+@pytest.fixture(scope="session")
+def layouts_of(nursery, tmp_path_factory):
+    """Makes what runs a task in its layouts, in ranks of their own; nothing is run twice."""
+
+    def make(task: str, layouts: dict[str, tuple[int, str]], steps: int, *given: str) -> Callable[..., Path]:
+        @cache
+        def run(model: str, layout: str, *more: str) -> Path:
+            world, flags = layouts[layout]
+            out = tmp_path_factory.mktemp(f"{task}-{layout}-")
+            words = ["run", task, "--model", model, "--scale", "tiny", "--num_hidden_layers", "2", "--device", "cpu"]
+            words += ["--output_dir", str(out), "--disable_tqdm", "true", "--report_to", "none"]
+            words += ["--max_steps", str(steps), "--learning_rate", "1e-3", "--save_strategy", "no", *given]
+            words += ["--nproc", str(world)] if world > 1 else []
+            told = nursery.run([*words, *flags.split(), *more], world, limit=900)
+            assert told["statuses"] == [0] * world, nursery.log()
+            return out
+
+        return run
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 from both_engines import BOTH, WEIGHTS, auto_layouts, same_columns
@@ -45,25 +42,12 @@ LORA = ("--lora", "--lora_rank", "4", "--learning_rate", "1e-2")
 
 
 @pytest.fixture(scope="module")
-def prefer(nursery, pairs, tmp_path_factory):
-    """Run preference optimisation in ranks of their own; gives the folder of its results. Nothing is run twice."""
-
-    @cache
-    def run(model: str, layout: str, *more: str) -> Path:
-        world, flags = LAYOUTS[layout]
-        out = tmp_path_factory.mktemp(f"dpo-{layout}-")
-        words = ["run", "dpo", "--model", model, "--scale", "tiny", "--num_hidden_layers", "2", "--device", "cpu"]
-        words += ["--tokenizer", str(pairs / "tokenizer"), "--train_dataset_path", str(pairs / "pairs-train.jsonl")]
-        words += ["--dev_dataset_path", str(pairs / "pairs-dev.jsonl"), "--max_seq_len", "40", "--max_prompt_len", "24"]
-        words += ["--output_dir", str(out), "--disable_tqdm", "true", "--report_to", "none"]
-        words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--beta", "0.3", "--save_strategy", "no"]
-        words += ["--do_eval", "--eval_steps", "10", "--per_device_eval_batch_size", "2"]
-        words += ["--nproc", str(world)] if world > 1 else []
-        told = nursery.run([*words, *flags.split(), *more], world, limit=600)
-        assert told["statuses"] == [0] * world, nursery.log()
-        return out
-
-    return run
+def prefer(layouts_of, pairs):
+    """Run preference optimisation in a layout; gives the folder of its results."""
+    data = ["--tokenizer", str(pairs / "tokenizer"), "--train_dataset_path", str(pairs / "pairs-train.jsonl")]
+    data += ["--dev_dataset_path", str(pairs / "pairs-dev.jsonl"), "--max_seq_len", "40", "--max_prompt_len", "24"]
+    often = "--beta 0.3 --do_eval --eval_steps 10 --per_device_eval_batch_size 2".split()
+    return layouts_of("dpo", LAYOUTS, STEPS, *data, *often)
 
 
 def equal(prefer, read_losses, model: str, layouts: list[str], *more: str) -> None:

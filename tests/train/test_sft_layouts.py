@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import pytest
 from both_engines import BOTH, WEIGHTS, auto_layouts, same_columns
 
@@ -47,23 +44,10 @@ PACKED = ("--zero_padding", "--do_eval", "--eval_steps", "10", "--per_device_eva
 
 
 @pytest.fixture(scope="module")
-def tune(nursery, tuning_data, tmp_path_factory):
-    """Run fine-tuning in ranks of their own; gives the folder of its results. What was run before is not run again."""
-
-    @cache
-    def run(model: str, layout: str, *more: str) -> Path:
-        world, flags = LAYOUTS[layout]
-        out = tmp_path_factory.mktemp(f"sft-{layout}-")
-        words = ["run", "sft", "--model", model, "--scale", "tiny", "--num_hidden_layers", "2", "--device", "cpu"]
-        words += ["--tokenizer", str(tuning_data / "tokenizer"), "--dataset_name_or_path", str(tuning_data)]
-        words += ["--output_dir", str(out), "--disable_tqdm", "true", "--report_to", "none"]
-        words += ["--max_steps", str(STEPS), "--learning_rate", "1e-3", "--save_strategy", "no", "--max_length", "48"]
-        words += ["--nproc", str(world)] if world > 1 else []
-        told = nursery.run([*words, *PACKED, *flags.split(), *more], world, limit=900)
-        assert told["statuses"] == [0] * world, nursery.log()
-        return out
-
-    return run
+def tune(layouts_of, tuning_data):
+    """Run fine-tuning in a layout; gives the folder of its results."""
+    data = ["--tokenizer", str(tuning_data / "tokenizer"), "--dataset_name_or_path", str(tuning_data)]
+    return layouts_of("sft", LAYOUTS, STEPS, *data, "--max_length", "48", *PACKED)
 
 
 def equals_the_single_process(tune, read_losses, model: str, layouts: list[str]) -> None:
