@@ -147,7 +147,7 @@ def test_missing_weights_are_an_error_that_says_where_to_put_them(tmp_path):
         find_weights("qwen/qwen-7b", None, {"ZOO_HOME": "/data/zoo"}, tmp_path)
     for place in ("/data/zoo/qwen/qwen-7b (no such folder)", f"{tmp_path}/qwen-7b (no weights in it)"):
         assert place in caught.value.why
-    assert "$ZOO_HOME/qwen/qwen-7b" in caught.value.todo and "--model_path" in caught.value.todo
+    assert "$ZOO_HOME/qwen/qwen-7b" in caught.value.todo and "in place of the name" in caught.value.todo
     with pytest.raises(CheckpointError, match=r"\$ZOO_HOME \(not set\)"):
         find_weights("qwen/qwen-7b", None, {}, tmp_path)
     with pytest.raises(CheckpointError, match="/nowhere"):

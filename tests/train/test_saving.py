@@ -69,6 +69,17 @@ def test_training_goes_on_beside_a_save_of_one_copy(run, words, before, tmp_path
     assert out.index("saved " + str(tmp_path / "async" / "checkpoint-12")) < out.index("done       12 steps")
 
 
+@pytest.mark.parametrize("kind", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_is_no_full_disk(run, words, before, tmp_path, kind):
+    def refuse(change, path):
+        if "checkpoint-2" in str(path):
+            raise OSError(kind, os.strerror(kind), str(path))
+
+    before(refuse)
+    status, out, err = run(words(*SMALL, "--max_steps", "2", "--save_steps", "2"))
+    assert status == 2 and os.strerror(kind) in err and "have this one made writable" in err and "free space" not in err
+
+
 @pytest.mark.parametrize("mode", ["--async_save", "--unified_checkpoint_config=async_save", "--async_save=false"])
 def test_a_failure_is_reported_at_the_next_step(run, words, before, tmp_path, mode):
     """The disk is full from the second checkpoint on."""

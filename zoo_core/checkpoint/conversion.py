@@ -30,7 +30,7 @@ from zoo_core.checkpoint.places import Place, stored_shape, whole_place
 from zoo_core.checkpoint.reader import Reader
 from zoo_core.checkpoint.shards import DEFAULT_SHARD_SIZE, Entry, ShardFile, index_json, plan_files
 from zoo_core.checkpoint.stored import Box, Cast, Pasted, Stored, Turned, covered
-from zoo_core.checkpoint.writer import Extras, Sums, measured
+from zoo_core.checkpoint.writer import Extras, Sums, measured, what_to_do
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError
 from zoo_core.layout import Rule
@@ -212,7 +212,7 @@ def convert_folder(
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         why = f"{error.strerror or error}{where}"
-        raise CheckpointError(f"could not write {folder}", why, "free space or choose another folder") from error
+        raise CheckpointError(f"could not write {folder}", why, what_to_do(error)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Converted(reader.what, len(targets), size, tuple(names), tuple(left))

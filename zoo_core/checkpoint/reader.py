@@ -348,13 +348,13 @@ class Reader:
                 raise CheckpointError(
                     f"{self.folder} holds a prefix, not a model",
                     "prefix tuning saves what it trains; the base model stays where it was",
-                    f"name the base and --prefix_path {self.folder}",
+                    "give the base model: a prefix is used beside it, and is no part of its weights",
                 )
             if group == "model" and not tensors and self._source.group(ADAPTERS):
                 raise CheckpointError(
                     f"{self.folder} holds adapters, not a model",
                     "LoRA saves what it trains; the base model stays where it was",
-                    f"name the base and --lora_path {self.folder}, or join them with zoo merge lora",
+                    f"join it with its base first: zoo merge lora BASE {self.folder} DST",
                 )
             key = self._key(rule.single, rule.hf or " + ".join(part.hf for part in rule.segments())) or name
             near = nearest(key, tensors)

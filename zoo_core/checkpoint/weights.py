@@ -53,6 +53,6 @@ def find_weights(
     raise CheckpointError(
         f"no weights of {name}",
         "looked in " + ", ".join(looked),
-        f"put config.json and *.safetensors in {'$ZOO_HOME' if home else here}/{name}, or give their folder with "
-        "--model_path; zoo downloads nothing",
+        f"put config.json and *.safetensors in {'$ZOO_HOME' if home else here}/{name}, or give their folder "
+        "in place of the name; zoo downloads nothing",
     )

@@ -8,6 +8,7 @@ no stage begins before the last has ended everywhere.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
@@ -31,7 +32,7 @@ from zoo_core.checkpoint.shards import Located, ShardFile
 from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.layout import Rule, local_shape
 
-__all__ = ["Extras", "LocalTensor", "Locate", "Ranks", "Sums", "measured", "write_files", "write_folder"]
+__all__ = ["Extras", "LocalTensor", "Locate", "Ranks", "Sums", "measured", "what_to_do", "write_files", "write_folder"]
 
 Extras = Mapping[str, bytes | Path]
 """Relative file name -> its bytes, or the file to copy."""
@@ -91,6 +92,16 @@ def _told(ranks: Ranks, report: dict[str, Any], what: str) -> Iterator[dict[str,
     report["all"] = everyone
 
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def what_to_do(error: OSError) -> str:
+    """What helps where a file could not be written."""
+    if error.errno in _NOT_ALLOWED:
+        return "choose another folder, or have this one made writable"
+    return "free space or choose another folder"
+
+
 def _reason(error: Exception) -> tuple[str, str]:
     """Why a stage failed, and what to do."""
     if isinstance(error, ZooError):
@@ -99,7 +110,7 @@ def _reason(error: Exception) -> tuple[str, str]:
         return f"{error.filename} is not there", "all processes must see one folder: choose one on a shared file system"
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror or error}{where}", "free space or choose another folder"
+        return f"{error.strerror or error}{where}", what_to_do(error)
     return f"{type(error).__name__}: {error}", ""
 
 

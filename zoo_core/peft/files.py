@@ -52,7 +52,7 @@ def adapter_folder(path: str | Path) -> Path:
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {path}", "an adapter is a folder", "give --lora_path one")
+        raise CheckpointError(f"there is no folder {path}", "an adapter is a folder", "give the folder of one")
     if _kind(folder):
         return folder
     latest = latest_checkpoint(folder)
