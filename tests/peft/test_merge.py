@@ -178,9 +178,24 @@ def test_the_command_names_another_base_and_refuses_a_damaged_adapter(tmp_path, 
     assert "other base" not in capsys.readouterr().out
     assert main(["merge", "lora", str(tmp_path / "base"), str(other), str(tmp_path / "two")]) == 0
     assert "other base the adapter was trained on elsewhere" in capsys.readouterr().out
+    assert main(["convert", str(right), str(tmp_path / "three"), "--to", "hf"]) == 2
+    said = capsys.readouterr().err
+    assert f"zoo merge lora BASE {right} DST" in said and "--lora_path" not in said
+    np.save(tmp_path / "ids.npy", np.array([[1, 2, 3]]))
+    ids = ["--ids", str(tmp_path / "ids.npy"), "--out", str(tmp_path / "logits.npy")]
+    for adapter, warned in ((right, 0), (other, 1)):
+        assert main(["logits", str(tmp_path / "base"), "--lora_path", str(adapter), *ids]) == 0
+        assert capsys.readouterr().err.count(f"{other} was trained on elsewhere, whose files are not those") == warned
     file = next(right.glob("lora-*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
     assert main(["merge", "lora", str(tmp_path / "base"), str(right), str(tmp_path / "three")]) == 2
     assert "is damaged" in capsys.readouterr().err and not (tmp_path / "three").exists()
+    assert main(["logits", str(tmp_path / "base"), "--lora_path", str(right), *ids]) == 2
+    said = capsys.readouterr().err
+    assert f"{right} is damaged" in said and str(file) in said and "do:  copy the folder again" in said
+    (right / "trainer_state.json").write_text("{")
+    assert main(["logits", str(tmp_path / "base"), "--lora_path", str(right), *ids]) == 2
+    said = capsys.readouterr().err
+    assert f"{right / 'trainer_state.json'} is not JSON" in said and "do:  copy or download the file again" in said

@@ -130,7 +130,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}", str(error.strerror), "") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON", str(error), "") from error
+        raise CheckpointError(f"{path} is not JSON", str(error), "copy or download the file again") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is not a JSON object", f"it holds a {type(found).__name__}", "")
+        kind = type(found).__name__
+        raise CheckpointError(f"{path} is not a JSON object", f"it holds a {kind}", "copy or download the file again")
     return found

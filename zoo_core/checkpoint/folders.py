@@ -72,7 +72,7 @@ SMALL = 1 << 20
 def damaged(folder: Path, found: Sequence[str]) -> CheckpointError:
     """The error that names the files that are wrong and another checkpoint to use."""
     others = [saved.path for saved in checkpoints(folder.parent) if saved.path.name != folder.name]
-    todo = f"use {others[0]}, saved before (--resume {others[0]})" if others else "no other checkpoint is beside it"
+    todo = f"use {others[0]}, saved before" if others else "copy the folder again from where it was saved"
     return CheckpointError(f"{folder} is damaged", "; ".join(found), todo)
 
 

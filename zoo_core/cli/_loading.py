@@ -48,5 +48,5 @@ def loaded_model(
     adapters = {"adapter": lora_path} if lora_path is not None else None
     model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
     for note in model.notes:
-        print(note, file=sys.stderr)
+        print(f"warning: {note}", file=sys.stderr)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
 ) -> TextModel:
-    """Load a model; paddle is imported here, with the environment that makes it quick.
+    """Load a model; paddle is imported here. What there is to say of it goes to standard error.
 
     Args:
         path: as `zoo_core.generate.load_model` takes it, and the others.
@@ -38,4 +39,7 @@ def load(
     from zoo_core.generate.model import load_model
 
     adapters = {"adapter": lora_path} if lora_path is not None else None
-    return load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
+    for note in model.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return model

@@ -17,10 +17,9 @@ from zoo_core.engine.switch import AdapterSwitch, with_adapters_to_switch
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.answering import TextBase
 from zoo_core.generate.passes import EnginePasses
-from zoo_core.peft import LoraSpec, PrefixSpec
-from zoo_core.peft.digest import digest
-from zoo_core.peft.files import adapter_folder, adapter_spec, base_and_adapter, fused_table, open_adapter
-from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix, prefix_spec
+from zoo_core.peft.bases import other_bases
+from zoo_core.peft.files import adapter_folder, base_and_adapter, fused_table, open_adapter
+from zoo_core.peft.prefix_files import PrefixFiles, base_and_prefix
 from zoo_core.plan import Request, compose
 from zoo_core.plan.rules import room_for_samples
 from zoo_core.registry import Architecture, find
@@ -126,19 +125,7 @@ def load_model(
     switch.use(next(iter(own), ""))
     places = (*beside, folder) if tokenizer is None else (tokenizer,)
     text = _tokenizer(found.architecture, config, places, tokenizer is None)
-    return TextModel(config, text, folder, engine, switch, _other_bases(folder, tuple(own.values()), before))
-
-
-def _other_bases(folder: Path, adapters: Sequence[Path], prefix: Path | None) -> tuple[str, ...]:
-    """What to say of adapters, or of a prefix, that were trained on other weights than those of `folder`."""
-    specs: list[tuple[Path, LoraSpec | PrefixSpec]] = [(at, adapter_spec(at)) for at in adapters]
-    specs += [(prefix, prefix_spec(prefix))] if prefix is not None else []
-    own = digest(folder) if any(spec.base_digest for _, spec in specs) else ""
-    return tuple(
-        f"{at} was trained on {spec.base}, whose files are not those of {folder}"
-        for at, spec in specs
-        if spec.base_digest and spec.base_digest != own
-    )
+    return TextModel(config, text, folder, engine, switch, other_bases(folder, tuple(own.values()), before))
 
 
 def _prefixed(

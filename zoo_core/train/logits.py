@@ -26,11 +26,12 @@ from zoo_core.engine.engine import Engine
 from zoo_core.engine.mesh import Mesh, make_mesh
 from zoo_core.engine.quiet import without_notices
 from zoo_core.errors import ZooError
+from zoo_core.peft.bases import other_bases
 from zoo_core.peft.files import AdapterFiles, adapter_folder
 from zoo_core.peft.prefix_files import PrefixFiles, prefix_folder
 from zoo_core.plan import Plan
 from zoo_core.registry import Found
-from zoo_core.train.log import set_up_logging
+from zoo_core.train.log import logger, set_up_logging
 from zoo_core.train.prepare import other_fusing
 from zoo_core.train.settings import chosen_kernels, precision
 
@@ -56,20 +57,25 @@ def write_logits(
         mesh = make_mesh(plan)
     assert found.path is not None
     chosen = precision(arguments, plan.device)
-    states.check_files(found.path, mesh, states=False)
+    adapter = adapter_folder(given) if (given := arguments.finetune.lora_path) else None
+    before = prefix_folder(given) if (given := arguments.finetune.prefix_path) else None
+    for folder in filter(None, (found.path, adapter, before)):
+        states.check_files(folder, mesh, states=False)
+    if mesh.rank == 0:
+        for note in other_bases(found.path, [adapter] if adapter is not None else [], before):
+            logger.warning("%s", note)
     table, lora, prefix = found.architecture.table(config), None, None
     with ExitStack() as opened:
         reader = opened.enter_context(Reader(found.path, table, other_fusing(found, config)))
         source = states.from_checkpoint(reader, mesh, chosen.dtype)
-        if arguments.finetune.lora_path:
-            files = opened.enter_context(AdapterFiles(adapter_folder(arguments.finetune.lora_path), table))
+        if adapter is not None:
+            files = opened.enter_context(AdapterFiles(adapter, table))
             source = from_both(source, files.source(plan.tensor, mesh.place.tensor, chosen.dtype))
             lora = files.spec
-        elif arguments.finetune.prefix_path:
-            folder = prefix_folder(arguments.finetune.prefix_path)
-            before = opened.enter_context(PrefixFiles(folder, found.architecture.pipe_layers(config), config))
-            source = from_both(source, before.source(plan.tensor, mesh.place.tensor, chosen.dtype))
-            prefix = before.spec
+        elif before is not None:
+            learned = opened.enter_context(PrefixFiles(before, found.architecture.pipe_layers(config), config))
+            source = from_both(source, learned.source(plan.tensor, mesh.place.tensor, chosen.dtype))
+            prefix = learned.spec
         engine = Engine(
             mesh, found.architecture, config, source, chosen.dtype, None, chosen_kernels(arguments, plan),
             gather_logits=True, lora=lora, prefix=prefix,

@@ -157,10 +157,10 @@ def _resume(arguments: Arguments, config: ModelConfig) -> Path | None:
         raise CheckpointError(f"cannot resume from {path}", there, todo)
     if wrong := problems(path, SMALL):
         error = damaged(path, wrong)
+        before = [saved.path for saved in checkpoints(path.parent) if saved.path.name != path.name]
         more = "--resume last_good takes the newest whose files are all as they were written"
-        raise CheckpointError(
-            error.what, error.why, f"{error.todo}; {more}" if checkpoints(path.parent) else error.todo
-        )
+        todo = f"--resume {before[0]} goes on from one saved before; {more}" if before else error.todo
+        raise CheckpointError(error.what, error.why, todo)
     stored = read_state(path).get("model")
     if isinstance(stored, Mapping):
         here = identity(config, int(stored.get("parameters", 0)))
