@@ -65,7 +65,7 @@ def test_bad_lines_are_named_on_the_way(tmp_path):
     file.write_text('{"text": "a"}\n{"no": 1}\n')
     args = ("build", file, "--tokenizer", tmp_path / "tok", "--output", tmp_path / "out", "--skip-bad-lines")
     said = run(data.command, *args)
-    assert f"{file} line 2" in said and "1 bad lines" in said
+    assert f"{file} line 2" in said and "bad lines 1, empty documents 0" in said
 
 
 def test_no_paddle_is_imported():

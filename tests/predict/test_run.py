@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,12 @@ def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 64
+    path.write_bytes(content)
+
+
 def refused(run, given, *said):
     status, _, err = run(given)
     assert status == 2 and all(text in err for text in said), err
@@ -56,7 +63,8 @@ def refused(run, given, *said):
 def test_answers_are_those_of_each_question_alone(run, words, tmp_path, folder, questions):
     status, out, err = run(words("--decode_strategy", "greedy_search"))
     assert (status, err) == (0, "") and "20 of " in out and "in the family's chat form" in out
-    assert "shortened  1 prompts" in out and "BLEU-4" in out and f"wrote      {tmp_path / 'out.json'}" in out
+    assert "shortened  1 prompt cut to the last " in out and "BLEU-4" in out
+    assert f"wrote      {tmp_path / 'out.json'}" in out
     lines, asked, model = read(tmp_path / "out.json"), read(questions), load_model(folder)
     assert len(lines) == len(asked) == 20
     for number in (0, 1, 11, 13, 14, 15, 16):
@@ -161,7 +169,7 @@ def test_an_interrupt_says_how_to_go_on(run, words, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Record, "add", add)
         status, _, err = run(words("--batch_size", "1", "--max_dec_len", "2"))
-    assert status == 130 and told == [WINDOW] and f"{WINDOW} of 20 questions are answered" in err
+    assert status == 130 and told == [WINDOW] and f"{WINDOW} of 20 questions answered" in err
     assert f"going on   after {WINDOW} questions" in run(words("--batch_size", "1", "--max_dec_len", "2"))[1]
 
 
@@ -265,3 +273,13 @@ def test_what_was_trained_answers_as_its_evaluation_did(run, words, tmp_path, fo
         assert status == 0 and (f"{'adapter' if task == 'lora' else 'prefix':<11}" in out) == (name != "base.json"), err
         outputs.append((tmp_path / name).read_bytes())
     assert outputs[0] == outputs[1] == (trained / "generated_output.json").read_bytes() != outputs[2]
+    other, beside = tmp_path / "other", (f"--{task}_path", str(trained))
+    shutil.copytree(folder, other)
+    flip(next(other.glob("*.safetensors")))
+    status, out, err = run(words(*DRAWN, *beside, model=other, data=data / "dev.json", out="other.json"))
+    assert status == 0 and f"was trained on {folder}, whose files are not those of {other}" in err
+    status, out, err = run(["eval", "ppl", str(other), *beside, "--data", str(data / "dev.json"), "--json_key", "src"])
+    assert status == 0 and f"was trained on {folder}, whose files are not those of {other}" in err
+    flip(next((trained / "checkpoint-2").glob(f"{task}-*.safetensors")))
+    status, out, err = run(words(*DRAWN, *beside, data=data / "dev.json", out="damaged.json"))
+    assert status == 2 and f"{trained / 'checkpoint-2'} is damaged" in err and not (tmp_path / "damaged.json").exists()

@@ -164,7 +164,7 @@ def test_the_command_says_what_it_cost_and_writes_a_model(model, tmp_path, capsy
     assert main(["sample", str(tmp_path / "out"), "--prompt", "and the", "--max_new_tokens", "3"]) == 0
     capsys.readouterr()
     words = words_of(model, tmp_path / "w8a8", "--quant_type", "a8w8", method="ptq", data="text.jsonl")
-    assert main(words) == 0 and "smoothing: 10 layers take it from the norm" in capsys.readouterr().out
+    assert main(words) == 0 and "10 by the norm before" in capsys.readouterr().out
 
 
 def test_refusals(model, tmp_path, capsys):

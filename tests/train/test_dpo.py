@@ -117,6 +117,16 @@ def test_lengths_are_reported(run, words, tmp_path):
     assert "truncated: 1 pair of answers" in out and "longest with its prompt 31" in out
 
 
+def test_pairs_of_equal_answers_are_told_of_once(run, words, tmp_path):
+    data = tmp_path / "train.jsonl"
+    same = GOOD.replace('"evil"', '"very good"')
+    data.write_text(GOOD * 9 + same + GOOD + same)
+    status, out, err = run(words("--max_steps", "1", "--train_dataset_path", str(data)))
+    assert (status, err) == (0, "") and "12 pairs, " in out
+    assert out.count("warning: 2 pairs of answers that are the same") == 1 and f"the first is {data}:10" in out
+    assert "= 2 pairs a step, up to 256 tokens" in out
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

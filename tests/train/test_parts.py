@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from zoo_core._counting import many
 from zoo_core.arguments import load_arguments
 from zoo_core.errors import ConfigError
 from zoo_core.registry import find
@@ -59,7 +60,17 @@ def test_resume_command_replaces_what_resumes():
     words = "run pretrain --model a --resume x/checkpoint-1 --max_steps 10 --overwrite_output_dir --output_dir".split()
     words.append("my runs")
     assert resume_command(words) == "zoo run pretrain --model a --max_steps 10 --output_dir 'my runs' --resume"
-    assert resume_command(words, 20).endswith("--output_dir 'my runs' --max_steps 20 --resume")
+    assert resume_command(words, max_steps=20).endswith("--output_dir 'my runs' --max_steps 20 --resume")
+    other = "zoo run pretrain --max_steps 10 --output_dir 'my runs' --model_name_or_path a/checkpoint-1 --resume"
+    assert resume_command(words, model_name_or_path="a/checkpoint-1") == other
+    assert resume_command([word.replace("--model", "--model_name_or_path") for word in words]).count(" a ") == 1
+
+
+def test_numbers_of_things():
+    assert [many(1, "step"), many(2, "step"), many(1024, "pair of answers")] == [
+        "1 step", "2 steps", "1,024 pairs of answers"
+    ]  # fmt: skip
+    assert [many(1, "process"), many(4, "process"), many(0, "row")] == ["1 process", "4 processes", "0 rows"]
 
 
 def test_event_files(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def test_a_run_learns_and_says_what_it_reached(run, words, tmp_path, read_losses
     state = read_state(checkpoints(folder)[0].path)
     assert state["consumed_samples"] == 80 and state["epoch"] == pytest.approx(80 / 60)
     assert set(state["data"]) == {"digest"} and state["metrics"]["eval_accuracy"] > 0
+
+
+def test_what_goes_on_names_the_checkpoint_that_it_started_from(run, words, tmp_path):
+    """An output folder stands for its newest checkpoint, which is another one once that run has gone on."""
+    base = tmp_path / "base"
+    assert run(words("--max_steps", "1", "--learning_rate", "1e-2", out="base"))[0] == 0
+    given = [word for word in words("--lora", "--max_steps", "1", model=str(base)) if word not in ("--scale", "tiny")]
+    hidden = given.index("--num_hidden_layers")
+    del given[hidden : hidden + 2]
+    status, out, err = run(given)
+    assert (status, err) == (0, "")
+    assert "= 4 samples a step, up to 256 tokens" in out and "done       1 step in" in out
+    again = shlex.split(next(line for line in out.splitlines() if line.startswith("go on")))[3:]
+    assert run(words("--max_steps", "2", "--learning_rate", "1e-2", "--resume", out="base"))[0] == 0
+    status, out, err = run(again)
+    assert (status, err) == (0, "") and "(step 1)" in out and "done       2 steps in" in out
+    assert again[again.index("--model_name_or_path") + 1] == str(base / "checkpoint-1") and "--model" not in again
 
 
 @pytest.mark.parametrize("how", (["--zero_padding"], ["--group_by_length", "--pad_to_multiple_of", "8"]))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments, effect_line
 from zoo_core.cli._plan import rank_table, stage_table
 from zoo_core.cli._rehearsal import shapes_table
@@ -137,18 +138,22 @@ def _check(plan: Plan, exported: bool) -> None:
 
 def _introduce(ready: Ready, shortened: int, longest: int, state: State) -> None:
     """Say what is about to be answered."""
+    from zoo_core.peft.bases import other_bases  # reads files with numpy
+
     prompts = ready.prompts
     lengths = prompts.lengths
     print(f"weights    {ready.weights}")
     beside = ready.model.adapter or ready.model.prefix
     if beside is not None:
         print(f"{'adapter' if ready.model.adapter else 'prefix':<11}{beside}")
+    for note in other_bases(ready.weights, [ready.model.adapter] if ready.model.adapter else [], ready.model.prefix):
+        print(f"warning: {note}", file=sys.stderr)
     form = "in the family's chat form" if prompts.encoder.form == "chat" else "as plain text"
-    print(f"questions  {len(prompts)} of {prompts.lines.files[0]}, {form}; the longest has {longest} tokens")
+    print(f"questions  {len(prompts)} of {prompts.lines.files[0]}, {form}; the longest has {many(longest, 'token')}")
     if shortened:
-        print(f"shortened  {shortened} prompts lose their beginning: they are cut to {lengths.prompt} tokens")
+        print(f"shortened  {many(shortened, 'prompt')} cut to the last {many(lengths.prompt, 'token')}")
     if state.done and not state.complete:
-        print(f"going on   after {state.done} questions that are answered")
+        print(f"going on   after {many(state.done, 'question')} answered before")
     sys.stdout.flush()
 
 

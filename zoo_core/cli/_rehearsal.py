@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoo_core import layout
+from zoo_core._counting import many
 from zoo_core.arguments import ANSWERING, TUNING, Arguments
 from zoo_core.cli._text import bytes_text, table
 from zoo_core.layout import Rule
 from zoo_core.plan import Plan, owners
 from zoo_core.plan.counts import Counted
 from zoo_core.plan.precision import Numbers
+from zoo_core.plan.text import sample_name, tokens_text
 
 __all__ = ["arithmetic", "files_lines", "shapes_table"]
 
@@ -20,10 +22,12 @@ def arithmetic(arguments: Arguments, plan: Plan) -> str:
     """How long the run is, where the arguments alone say it."""
     steps = arguments.training.max_steps
     if steps <= 0:
-        return f"steps      {arguments.training.num_train_epochs:g} epochs of the training part"
+        epochs = arguments.training.num_train_epochs
+        return f"steps      {epochs:g} epoch{'' if epochs == 1 else 's'} of the training part"
     samples = steps * plan.global_batch
-    tokens = f", {samples * plan.sequence:,} tokens" if plan.sequence else ""
-    return f"steps      {steps:,} of {plan.global_batch} samples = {samples:,} samples{tokens}"
+    tokens = tokens_text(plan, arguments.task, samples)
+    what = sample_name(arguments.task)
+    return f"steps      {steps:,} of {many(plan.global_batch, what)} = {many(samples, what)}{tokens}"
 
 
 def shapes_table(plan: Plan, parameters: Mapping[str, Rule]) -> str:
@@ -84,7 +88,7 @@ def files_lines(arguments: Arguments, plan: Plan, counts: Counted, numbers: Numb
         steps, every = training.max_steps, training.save_steps
         often = "each epoch"
         if training.save_strategy == "steps":
-            often = f"every {every:,} steps and at the end" if every else "at the end"
+            often = f"every {many(every, 'step') if every > 1 else 'step'} and at the end" if every else "at the end"
         kept = f", the newest {training.save_total_limit} kept" if training.save_total_limit else ""
         count = f", {-(-steps // every)} in all" if steps > 0 and every and training.save_strategy == "steps" else ""
         size = elements * (numbers.weight_bytes + numbers.state_bytes)

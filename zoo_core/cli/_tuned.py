@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments
 from zoo_core.config import ModelConfig
 from zoo_core.layout import Rule
@@ -60,7 +61,7 @@ def tuned_text(tuned: Tuned, added: int) -> str:
     """What is trained, in words; empty where it is all of the model on plain samples."""
     said = []
     if tuned.frozen:
-        what = f"a prefix of {tuned.virtual_tokens} tokens" if tuned.virtual_tokens else "adapters"
+        what = f"a prefix of {many(tuned.virtual_tokens, 'token')}" if tuned.virtual_tokens else "adapters"
         said.append(f"{what}, {added:,} parameters; the model's own are frozen")
     if tuned.rows > 1:
         said.append("pairs of answers, both of which count as tokens")

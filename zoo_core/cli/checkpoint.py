@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from zoo_core._counting import many
 from zoo_core.checkpoint import verify as verify_files
 from zoo_core.checkpoint.disk import read_json
 from zoo_core.checkpoint.dtypes import item_size
@@ -113,7 +114,9 @@ def verify(path: Path, as_json: bool) -> int:
         told.append({"path": str(folder), "ok": True, "bytes": read})
         if not as_json:
             seconds = time.perf_counter() - begin
-            click.echo(f"ok       {folder}  {look(folder).files} files, {bytes_text(read)}, read in {seconds:.2f} s")
+            click.echo(
+                f"ok       {folder}  {many(look(folder).files, 'file')}, {bytes_text(read)}, read in {seconds:.2f} s"
+            )
     if as_json:
         print_json(told)
         return 2 if first else 0
@@ -140,7 +143,7 @@ def show(path: Path, as_json: bool) -> None:
         print_json({**_as_dict(found), "config": config, "trainer_state": dict(found.state), "tensors": rows})
         return
     state = found.state
-    click.echo(f"{folder}: step {found.step}, {bytes_text(found.size)} in {found.files} files, {_state(found)}")
+    click.echo(f"{folder}: step {found.step}, {bytes_text(found.size)} in {many(found.files, 'file')}, {_state(found)}")
     for why in found.wrong:
         click.echo(f"  {why}")
     click.echo(f"model       {state.get('model_name', config.get('model_type', ''))}")
@@ -148,7 +151,9 @@ def show(path: Path, as_json: bool) -> None:
     for name, said in dict(state.get("remarks", {})).items():
         click.echo(f"            {name}: {said}")
     if "consumed_samples" in state:
-        click.echo(f"data        {state['consumed_samples']:,} samples consumed, epoch {state.get('epoch', 0):.3f}")
+        click.echo(
+            f"data        {many(state['consumed_samples'], 'sample')} consumed, epoch {state.get('epoch', 0):.3f}"
+        )
     if metrics := state.get("metrics"):
         click.echo("metrics     " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
     click.echo("config      " + ", ".join(f"{name} {json.dumps(value)}" for name, value in config.items()))

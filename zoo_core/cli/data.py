@@ -11,6 +11,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from zoo_core._counting import many
 from zoo_core.data import corpus, open_corpus
 from zoo_core.data.build import FORMATS, BuildReport, build_corpus
 from zoo_core.data.encode import TokenizerSource
@@ -105,13 +106,13 @@ def _say(report: BuildReport, seconds: float, model: str | None, tokenizer: Path
     for path in report.files:
         click.echo(f"wrote {path} ({_bytes(path.stat().st_size)})")
     click.echo(
-        f"{report.tokens:,} tokens as {np.dtype(report.dtype)} in {report.documents:,} documents, "
-        f"from {report.inputs} files of {_bytes(report.source_bytes)} "
+        f"{many(report.tokens, 'token')} as {np.dtype(report.dtype)} in {many(report.documents, 'document')}, "
+        f"from {many(report.inputs, 'file')} of {_bytes(report.source_bytes)} "
         f"({report.source_bytes / report.tokens:.2f} bytes a token), "
-        f"in {seconds:.1f} s with {report.workers} process{'es' if report.workers > 1 else ''}"
+        f"in {seconds:.1f} s with {many(report.workers, 'process')}"
     )
     if report.bad or report.empty:
-        click.echo(f"passed over {report.bad} bad lines and {report.empty} empty documents")
+        click.echo(f"passed over: bad lines {report.bad:,}, empty documents {report.empty:,}")
     prefix = shlex.quote(str(report.prefix))
     reading = f"--tokenizer {shlex.quote(str(tokenizer))} " if tokenizer is not None else ""
     click.echo(f"look at it:  zoo data show {prefix}")
@@ -131,13 +132,14 @@ def show(prefix: Path, doc: int, count: int, tokenizer: Path | None, model: str 
     for path in found.files:
         click.echo(f"{path} ({_bytes(path.stat().st_size)})")
     click.echo(
-        f"{found.num_tokens:,} tokens as {found.dtype}, {len(found):,} sequences, {found.num_documents:,} documents"
+        f"{many(found.num_tokens, 'token')} as {found.dtype}, {many(len(found), 'sequence')}, "
+        f"{many(found.num_documents, 'document')}"
     )
     if len(found):
         low, middle, high = np.percentile(found.lengths, [0, 50, 100])
         click.echo(f"tokens of a sequence: shortest {low:,.0f}, median {middle:,.0f}, longest {high:,.0f}")
     ids = found.sequence(doc)[:count].tolist()
-    click.echo(f"sequence {doc} ({found.lengths[doc]:,} tokens) begins {' '.join(map(str, ids))}")
+    click.echo(f"sequence {doc} ({many(int(found.lengths[doc]), 'token')}) begins {' '.join(map(str, ids))}")
     if tokenizer is not None or model is not None:
         click.echo(TokenizerSource(tokenizer, model).load().decode(ids))
 
@@ -163,8 +165,8 @@ def verify(prefix: Path, vocab_size: int | None) -> None:
                 "build the corpus with the tokenizer of this model",
             )
     click.echo(
-        f"{prefix} is whole: {found.num_tokens:,} tokens in {len(found):,} sequences, ids up to {highest:,}; "
-        f"a model needs a vocabulary of at least {highest + 1:,}"
+        f"{prefix} is whole: {many(found.num_tokens, 'token')} in {many(len(found), 'sequence')}, "
+        f"ids up to {highest:,}; a model needs a vocabulary of at least {highest + 1:,}"
     )
 
 

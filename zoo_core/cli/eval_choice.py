@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zoo_core._counting import many
 from zoo_core.cli.eval_model import OUT, check_out, model_options, write_json
 
 __all__ = ["choice"]
@@ -102,13 +103,13 @@ def _table(found: dict[str, Any], shots: int) -> str:
     notes = []
     if whole["least_shots"] < shots:
         few = f"{whole['least_shots']} to {whole['most_shots']}"
-        notes.append(f"{few} of {shots} examples stood before a question: dev has no more, or the context is full.")
-    if whole["graded"] < whole["questions"]:
-        notes.append(f"{whole['questions'] - whole['graded']:,} questions have no known answer.")
-    if whole["cut"]:
         notes.append(
-            f"{whole['cut']:,} prompts were longer than the context even without examples: their start is cut."
+            f"{few} of {many(shots, 'example')} stood before a question: dev has no more, or the context is full."
         )
+    if whole["graded"] < whole["questions"]:
+        notes.append(f"{many(whole['questions'] - whole['graded'], 'question')} without a known answer.")
+    if whole["cut"]:
+        notes.append(f"{many(whole['cut'], 'prompt')} cut at the start: longer than the context even without examples.")
     return "\n".join(line.rstrip() for line in [*lines, *notes])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from zoo_core._counting import many
 from zoo_core.cli._options import tokenizer_option, tuned_options, weights_options
 from zoo_core.environment import ready_device
 from zoo_core.errors import PlanError
@@ -82,7 +83,7 @@ def command(
     spec = export_model(model, folder, batch_size, max_length, _say if sys.stderr.isatty() else None, onnx)
     click.echo(f"wrote {folder}, in {time.perf_counter() - begin:.0f} s")
     click.echo(f"prompts    of up to {_numbers(spec.prefill)} tokens")
-    click.echo(f"decoding   of {batch_size} rows over up to {_numbers(spec.decode)} tokens")
+    click.echo(f"decoding   of {many(batch_size, 'row')} over up to {_numbers(spec.decode)} tokens")
     for way, found in spec.equality.items():
         click.echo(
             f"compared   {way}: {found['tokens']:.0f} greedy tokens are the same; logits differ by at most "

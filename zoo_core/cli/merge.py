@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from zoo_core._counting import many
 from zoo_core.checkpoint import verify as verify_files
 from zoo_core.checkpoint.conversion import To, check_free
 from zoo_core.checkpoint.dequantised import open_weights
@@ -131,7 +132,7 @@ def low_rank(
     click.echo(f"base       {source}" + (f", {quantised.describe()}, as numbers" if quantised else ""))
     if spec.base_digest and source.is_dir() and digest(source) != spec.base_digest:
         click.echo(f"other base the adapter was trained on {spec.base}, whose files are not those of {source}")
-    click.echo(f"adapter    {at}: {done.layers} layers, largest change of a weight {done.change:.3g}")
+    click.echo(f"adapter    {at}: {many(done.layers, 'layer')}, largest change of a weight {done.change:.3g}")
     click.echo(
         f"wrote      {folder} in {time.perf_counter() - begin:.1f} s, tokenizer {'copied' if small else 'not found'}"
     )

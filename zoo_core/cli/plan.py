@@ -140,7 +140,7 @@ def main(words: Sequence[str], with_traceback: bool) -> int:
         print_json({"plans": [{**plan_dict(plan, parameters), "prediction": made.to_dict()}]})
         return 0
     print(_head(plan, count_text(aim.counts.parameters), arguments.model.scale))
-    print(plan.describe(stages=False))
+    print(plan.describe(stages=False, task=request.task))
     print(f"legal      all {len(RULES)} rules hold")
     if aim.trains:
         print(aim.trains)

@@ -248,7 +248,7 @@ def _introduce(arguments: Arguments, found: Found, prepared: Prepared, plan: Pla
     for line in prepared.said:
         print(f"SCALE {line}")
     count = count_text(found.architecture.parameter_count(prepared.config))
-    print(f"model      {found.name}, {count} parameters\n{plan.describe(stages=False)}")
+    print(f"model      {found.name}, {count} parameters\n{plan.describe(stages=False, task=arguments.task)}")
     weights = prepared.start or f"random, seed {arguments.training.seed}"
     step = f" (step {prepared.state['step']})" if prepared.resume else ""
     print(f"weights    {weights}{step}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from zoo_core._counting import many
 from zoo_core.data import corpus
 from zoo_core.data.encode import TokenizerSource
 from zoo_core.data.sources import input_files
@@ -61,4 +62,4 @@ def show(path: Path, text: str, model: str | None, add_special_tokens: bool) -> 
         click.echo(f"{token:>8}  {piece!r}")
     back = tokenizer.decode(ids, skip_special_tokens=True)
     same = "gives the text back" if back == text else f"gives {back!r}"
-    click.echo(f"{len(text)} characters, {len(ids)} tokens; decoding {same}")
+    click.echo(f"{many(len(text), 'character')}, {many(len(ids), 'token')}; decoding {same}")

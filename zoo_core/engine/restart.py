@@ -159,7 +159,8 @@ class _Run:
         gone = f"processes  {plan.world} instead of {before.world}" + (
             f", of {left} that are left: with more the plan or the global batch would be another" * (plan.world < left)
         )
-        return f"{gone}\n{plan.describe(stages=False)}\n           the global batch stays: {was}"
+        described = plan.describe(stages=False, task=self.arguments.task)
+        return f"{gone}\n{described}\n           the global batch stays: {was}"
 
 
 def _as_arguments(request: Request) -> dict[str, Any]:

@@ -162,6 +162,10 @@ class Plan:
         """Plain data for JSON: every field, and the derived batch sizes."""
         return {**asdict(self), "replicas": self.replicas, "global_batch": self.global_batch}
 
-    def describe(self, stages: bool = True) -> str:
-        """The plan in lines, for the terminal and the log; `stages` lists which layers each holds."""
-        return describe(self, stages)
+    def describe(self, stages: bool = True, task: str = "pretrain") -> str:
+        """The plan in lines, for the terminal and the log; `stages` lists which layers each holds.
+
+        Args:
+            task: says what a sample is, and whether all have the same length.
+        """
+        return describe(self, stages, task)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo_core._counting import many
+from zoo_core.arguments import TUNING
+
 if TYPE_CHECKING:
     from zoo_core.plan.plan import Plan
 
-__all__ = ["describe", "span"]
+__all__ = ["describe", "sample_name", "span", "tokens_text"]
 
 
 def span(plan: Plan, start: int, stop: int) -> str:
@@ -32,13 +35,26 @@ def _numbers(run: list[int]) -> str:
     return f"block {run[0]}" if len(run) == 1 else f"blocks {run[0]}-{run[-1]}"
 
 
-def describe(plan: Plan, stages: bool = True) -> str:
+def sample_name(task: str) -> str:
+    """What one of the global batch is called."""
+    return "pair" if task == "dpo" else "sample"
+
+
+def tokens_text(plan: Plan, task: str, samples: int) -> str:
+    """The tokens of so many samples, or the most that they may have where their lengths differ; begins with a comma."""
+    if not plan.sequence:
+        return ""
+    rows = samples * (2 if task == "dpo" else 1)
+    return f", {'up to ' if task in TUNING else ''}{many(rows * plan.sequence, 'token')}"
+
+
+def describe(plan: Plan, stages: bool = True, task: str = "pretrain") -> str:
     """Return the plan in lines: axes, batch, memory choices, stages if wanted, remarks."""
     sharding = f"{plan.sharding}" + (
         f" (stage {plan.sharding_stage}{', offload' if plan.offload else ''})" if plan.sharding_stage else ""
     )
     axes = f"data {plan.data} x pipeline {plan.pipeline} x sharding {sharding} x tensor {plan.tensor}"
-    processes = f"{plan.world} process{'es' if plan.world > 1 else ''} on {plan.device}"
+    processes = f"{many(plan.world, 'process')} on {plan.device}"
     machines = f", {plan.nodes} machines" if plan.nodes > 1 else ""
     lines = [f"plan       {axes} = {processes}{machines}"]
     extra = [f"virtual stages {plan.virtual_stages}"] if plan.virtual_stages > 1 else []
@@ -49,8 +65,8 @@ def describe(plan: Plan, stages: bool = True) -> str:
     if extra:
         lines.append("also       " + ", ".join(extra))
     made = f"micro {plan.micro_batch} x accumulate {plan.accumulate} x replicas {plan.replicas}"
-    tokens = f", {plan.global_batch * plan.sequence:,} tokens" if plan.sequence else ""
-    lines.append(f"batch      {made} = {plan.global_batch} samples a step{tokens}")
+    tokens = tokens_text(plan, task, plan.global_batch)
+    lines.append(f"batch      {made} = {many(plan.global_batch, sample_name(task))} a step{tokens}")
     every = f" every {plan.recompute_interval} blocks" if plan.recompute_interval > 1 else ""
     lines.append("recompute  " + plan.recompute + (every if plan.recompute != "none" else ""))
     if plan.pipeline > 1 and stages:

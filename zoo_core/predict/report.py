@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo_core._counting import many
 from zoo_core.errors import ConfigError
 from zoo_core.train.scores import check_scorers, scores
 
@@ -29,7 +30,7 @@ def scored(lines: Sequence[Mapping[str, Any]]) -> str:
         return 'not measured: BLEU-4 and Rouge need pip install "zoo-core[metrics]"'
     found = scores([line["output"] for line in known], [line["tgt"] for line in known])
     values = ", ".join(f"{_NAMES.get(name, name)} {value:.4f}" for name, value in found.items())
-    return f"{values} ({len(known)} answers that have a tgt)"
+    return f"{values} (answers that have a tgt: {len(known):,})"
 
 
 def summary(output: Path, total: int, now: int, seconds: float, found: str) -> str:
@@ -40,6 +41,6 @@ def summary(output: Path, total: int, now: int, seconds: float, found: str) -> s
         found: what `scored` returned.
     """
     before = f", {total - now} of them before" if now < total else ""
-    lines = [f"answered   {total} questions{before}, {now / max(seconds, 1e-9):.3g} a second"]
+    lines = [f"answered   {many(total, 'question')}{before}, {now / max(seconds, 1e-9):.3g} a second"]
     lines += [f"scores     {found}"] if found else []
     return "\n".join([*lines, f"wrote      {output}"])

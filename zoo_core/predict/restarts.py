@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments
 from zoo_core.engine.launch import Died, spawn
 from zoo_core.errors import ConfigError
@@ -38,4 +39,5 @@ def keep_answering(arguments: Arguments, plan: Plan, ready: Ready, words: Sequen
             if not left or done <= answered:
                 raise
             left, answered = left - 1, done
-            print(f"{error.what}; going on after {done} questions, {left} restarts left", file=sys.stderr, flush=True)
+            going = f"going on after {many(done, 'question')}, {many(left, 'restart')} left"
+            print(f"{error.what}; {going}", file=sys.stderr, flush=True)

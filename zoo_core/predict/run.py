@@ -14,6 +14,7 @@ from typing import cast
 
 from tqdm import tqdm
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import Reader
 from zoo_core.engine import state as states
@@ -79,8 +80,8 @@ def run(arguments: Arguments, plan: Plan, ready: Ready) -> int:
         return _answer(arguments, mesh, passes, ready, held[0] if held else None, begun)
     except KeyboardInterrupt:
         if held:
-            done, total = held[0].done, len(ready.prompts)
-            print(f"\n{done} of {total} questions are answered; the same command goes on from there", file=sys.stderr)
+            done, total = held[0].done, many(len(ready.prompts), "question")
+            print(f"\n{done} of {total} answered; the same command goes on from there", file=sys.stderr)
         raise
     finally:
         for record in held:
@@ -110,7 +111,8 @@ def _answer(
         done = write_answers(ready.prompts, record, answers, wanted.batch_size, begun, sharing, progress.going)
     if record is not None:
         if done < len(ready.prompts):
-            print(f"stopped after {done} of {len(ready.prompts)} questions; the same command goes on from there")
+            total = many(len(ready.prompts), "question")
+            print(f"stopped after {done} of {total}; the same command goes on from there")
         else:
             found = scored(record.lines())
             record.finish()
@@ -124,7 +126,8 @@ def _engine(arguments: Arguments, mesh: Mesh, ready: Ready) -> Engine:
     """Build this rank's part of the model, and of what was trained beside it."""
     model, dtype, lora, prefix = ready.model, ready.dtype, None, None
     found, config = model.found, model.config
-    states.check_files(ready.weights, mesh, states=False)
+    for folder in filter(None, (ready.weights, model.adapter, model.prefix)):
+        states.check_files(folder, mesh, states=False)
     table, degree, rank = found.architecture.table(config), mesh.plan.tensor, mesh.place.tensor
     with ExitStack() as opened:
         reader = opened.enter_context(Reader(ready.weights, table, other_fusing(found, config)))

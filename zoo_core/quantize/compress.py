@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from zoo_core._counting import many
 from zoo_core.checkpoint import Reader
 from zoo_core.checkpoint.conversion import check_free
 from zoo_core.checkpoint.quantised import write_quantised
@@ -123,12 +124,12 @@ def report_of(job: Job, work: Compression) -> Report:
     unseen = [layer.name for layer in work.reports if not layer.tokens]
     if unseen:
         notes.append(
-            f"no calibration token reached {len(unseen)} layers ({unseen[0]} the first): they are rounded to nearest"
+            f"no calibration token reached {many(len(unseen), 'layer')} ({unseen[0]} the first), rounded to nearest"
         )
     if recipe.alpha is not None:
         into, at = (sum(layer.smooth == where for layer in work.reports) for where in ("norm", "input"))
-        notes.append(f"smoothing: {into} layers take it from the norm before them, {at} divide their input, "
-                     f"{len(work.reports) - into - at} are not smoothed")  # fmt: skip
+        notes.append(f"smoothing: of {many(len(work.reports), 'layer')} {into} by the norm before, {at} by dividing "
+                     f"the input, {len(work.reports) - into - at} not at all")  # fmt: skip
     held = int(work.texts.held[:, 1:].size)
     return Report(
         str(job.source), spec.describe(), settings, work.texts.source, held, work.ppl_before, work.ppl_after,

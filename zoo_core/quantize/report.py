@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from zoo_core._counting import many
+
 __all__ = ["CPU_NOTE", "LayerReport", "Report"]
 
 CPU_NOTE = (
@@ -99,9 +101,9 @@ class Report:
             f"method       {self.method}",
             f"calibration  {self.calibration}",
             f"perplexity   {self.ppl_before:.6g} before, {self.ppl_after:.6g} after ({self.change:+.2%}), "
-            f"on {self.held_tokens:,} tokens held out",
+            f"on {many(self.held_tokens, 'token')} held out",
             f"weights      {self.bytes_before / 1e6:.2f} MB before, {self.bytes_after / 1e6:.2f} MB after "
-            f"({self.bytes_before / max(self.bytes_after, 1):.2f} times smaller), {len(self.layers)} layers",
+            f"({self.bytes_before / max(self.bytes_after, 1):.2f} times smaller), {many(len(self.layers), 'layer')}",
             "",
             f"{'layers':<40}{'count':>6}{'bits':>6}{'output error':>15}{'largest':>10}{'to nearest':>12}",
         ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from zoo_core._counting import many
 from zoo_core.errors import ConfigError, TokenizerError
 from zoo_core.generate.model import TextModel, load_model
 from zoo_core.serve.app import make_app
@@ -111,8 +112,8 @@ def serve(model: Model, places: Places, limits: Limits) -> int:
         apps.append(make_page(url, places.key, list(site.names), _talks(text_model), limits.max_length))
 
     def ready() -> None:
-        shown = f"{name} at {url}/v1"
-        print(f"serving {shown}: {limits.max_batch} answers at a time, {limits.max_length} tokens each", flush=True)
+        most = f"{many(limits.max_batch, 'answer')} at a time, {many(limits.max_length, 'token')} each"
+        print(f"serving {name} at {url}/v1: {most}", flush=True)
         print(f"  {curl(url, name, bool(places.key))}", flush=True)
         if places.web_port is not None:
             print(f"  chat at http://{address(places.host, sockets[1].getsockname()[1])}", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments
 from zoo_core.config import ModelConfig
 from zoo_core.errors import CheckpointError, ConfigError
@@ -58,7 +59,8 @@ def describe_lora(table: Mapping[str, Rule], spec: LoraSpec) -> str:
     own = sum(math.prod(rule.shape) for rule in rows.values())
     whole = [rule.weight or rule for rule in table.values() if rule.weight or not rule.buffer]
     base = sum(math.prod(rule.shape) for rule in whole if rule.single == rule.name)
-    return f"LoRA of rank {spec.rank} on {len(rows) // 2} layers: {own:,} parameters are trained beside {base:,}"
+    layers = many(len(rows) // 2, "layer")
+    return f"LoRA of rank {spec.rank} on {layers}: {own:,} parameters are trained beside {base:,}"
 
 
 def given_adapter(arguments: Arguments) -> Path | None:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from zoo_core._counting import many
 from zoo_core.arguments import Arguments
 from zoo_core.checkpoint import FolderLock, Reader
 from zoo_core.engine import state as states
@@ -141,9 +142,10 @@ def _run(
     _finish_records(session)
     if session.is_first and stopped_at is not None:
         print(f"stopped at step {stopped_at} of {data.max_steps}, saved {session.newest()}")
-        print(f"resume     {resume_command(words)}", flush=True)
+        print(f"resume     {resume_command(words, **_same_base(arguments, prepared.weights))}", flush=True)
     elif session.is_first:
-        print(_summary(session, last, time.perf_counter() - begin, words), flush=True)
+        again = resume_command(words, max_steps=2 * last, **_same_base(arguments, prepared.weights))
+        print(_summary(session, last, time.perf_counter() - begin, again), flush=True)
         if prepared.freezes:
             print(_adapter(session, found, prepared), flush=True)
     mesh.barrier()  # a worker that ends early makes the launcher end the others
@@ -268,9 +270,8 @@ def _train(session: Session) -> int | None:
             if session.is_due(training.save_strategy, training.save_steps, step):
                 session.save(step)
             if session.patience.is_over and step < data.max_steps:
-                logger.info(
-                    "no better %s for %d evaluations: training ends", session.patience.metric, session.patience.waited
-                )
+                waited = many(session.patience.waited, "evaluation")
+                logger.info("no better %s for %s: training ends", session.patience.metric, waited)
                 session.ended_at = step
                 return None
             if result.stop and step < data.max_steps:
@@ -315,14 +316,21 @@ def _finish_records(session: Session) -> None:
 _REPLACED = ("--resume", "--resume_from_checkpoint", "--ckpt_dir", "--overwrite_output_dir")
 
 
-def resume_command(words: Sequence[str], max_steps: int | None = None) -> str:
+_NAMED = {
+    "max_steps": ("--max_steps",),
+    "model_name_or_path": ("--model_name_or_path", "--model"),
+    "model_path": ("--model_path",),
+}
+
+
+def resume_command(words: Sequence[str], **instead: str | int) -> str:
     """Return the command line that goes on from the newest checkpoint.
 
     Args:
         words: the command line after `zoo`.
-        max_steps: go on to this step instead.
+        instead: `max_steps`, `model_name_or_path` or `model_path`, where it is to be another.
     """
-    dropped = _REPLACED if max_steps is None else (*_REPLACED, "--max_steps")
+    dropped = (*_REPLACED, *(option for name in instead for option in _NAMED[name]))
     kept: list[str] = []
     values = False
     for word in words:
@@ -332,8 +340,17 @@ def resume_command(words: Sequence[str], max_steps: int | None = None) -> str:
                 kept.append(word)
         elif not values:
             kept.append(word)
-    more = [] if max_steps is None else ["--max_steps", str(max_steps)]
+    more = [word for name, value in instead.items() for word in (f"--{name}", str(value))]
     return shlex.join(["zoo", *kept, *more, "--resume"])
+
+
+def _same_base(arguments: Arguments, weights: Path | None) -> dict[str, str]:
+    """The argument that names the checkpoint which an output folder stood for: its newest may be another one later."""
+    for name in ("model_path", "model_name_or_path"):
+        given = getattr(arguments.model, name)
+        if given and weights is not None and Path(given).expanduser().absolute() == weights.parent.absolute():
+            return {name: str(weights)}
+    return {}
 
 
 def _results(session: Session, last: int) -> dict[str, dict[str, float]]:
@@ -376,8 +393,12 @@ def _adapter(session: Session, found: Found, prepared: Prepared) -> str:
     return "\n".join(lines)
 
 
-def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) -> str:
-    """What was reached, what was written, and what to do next."""
+def _summary(session: Session, last: int, seconds: float, again: str) -> str:
+    """What was reached, what was written, and what to do next.
+
+    Args:
+        again: the command that goes on.
+    """
     root, metrics, data = session.root, session.metrics, session.data
     reached = [f"loss {metrics['loss']:.4f}"] if "loss" in metrics else []
     if "eval_loss" in metrics:
@@ -390,8 +411,7 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
     for part, name in (("eval", "validation"), ("test", "test")):
         if f"{part}_bleu4" in metrics:
             reached.append(f"{name} BLEU-4 {metrics[f'{part}_bleu4']:.4f}, Rouge-L {metrics[f'{part}_rougel']:.4f}")
-    steps = "1 step" if last == 1 else f"{last} steps"
-    lines = [f"done       {steps} in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
+    lines = [f"done       {many(last, 'step')} in {span_text(seconds)}" + "".join(f", {text}" for text in reached)]
     newest = session.newest() if session.saved_at >= 0 else None
     wrote = [str(newest)] if newest else []
     wrote += [str(root / name) for name in _RECORDS if (root / name).is_file()]
@@ -403,7 +423,7 @@ def _summary(session: Session, last: int, seconds: float, words: Sequence[str]) 
     if session.best is not None:
         lines.append(f"best       {root / f'checkpoint-{session.best.step}'}, {session.best.value:.4f}")
     if newest:
-        lines.append(f"go on      {resume_command(words, 2 * last)}")
+        lines.append(f"go on      {again}")
         tokenizer = "" if session.files else " --tokenizer PATH"
         chosen = root / f"checkpoint-{session.best.step}" if session.best is not None and data.tuned else newest
         lines.append(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo_core._counting import many
 from zoo_core.data.sft import Encoder, Lines, Survey, TuningSet
 
 __all__ = ["Part", "data_report", "pairs_report"]
@@ -33,14 +34,14 @@ def data_report(parts: Sequence[Part], encoder: Encoder, packed: TuningSet | Non
         survey, samples = part.survey, part.survey.samples
         lengths = survey.lengths[samples]
         lines.append(
-            f"{part.name:<11}{_files(part)}: {_many(len(samples), 'sample')}, {int(lengths.sum()):,} tokens, "
+            f"{part.name:<11}{_files(part)}: {many(len(samples), 'sample')}, {many(int(lengths.sum()), 'token')}, "
             f"{int(survey.learned.sum()):,} of them of answers; longest {int(lengths.max()):,}"
         )
         lines += _losses(part, ("source", "answer"))
     if packed is not None:
         used = float(packed.lengths.mean()) / room
         each = len(parts[0].survey.samples) / len(packed)
-        rows = f"{_many(len(packed), 'row')} of {room:,} tokens"
+        rows = f"{many(len(packed), 'row')} of {many(room, 'token')}"
         lines.append(f"{'packed':<11}{rows}, {100 * used:.1f}% full, {each:.1f} samples each")
     lines.append(f"{'form':<11}{_form(encoder)}")
     return "\n".join(lines)
@@ -52,10 +53,16 @@ def pairs_report(parts: Sequence[Part], encoder: Encoder) -> str:
     for part in parts:
         survey, samples = part.survey, part.survey.samples
         lines.append(
-            f"{part.name:<11}{_files(part)}: {_many(len(samples), 'pair')}, {int(survey.learned.sum()):,} tokens of "
-            f"answers; longest with its prompt {int(survey.lengths.max()):,}"
+            f"{part.name:<11}{_files(part)}: {many(len(samples), 'pair')}, "
+            f"{many(int(survey.learned.sum()), 'token')} of answers; "
+            f"longest with its prompt {int(survey.lengths.max()):,}"
         )
         lines += _losses(part, ("prompt", "pair of answers"))
+        if survey.equal:
+            lines.append(
+                f"{'':<11}warning: {many(len(survey.equal), 'pair')} of answers that are the same, of which nothing is "
+                f"learned; the first is {survey.equal[0]}"
+            )
     form = "the tokenizer's chat form" if encoder.form == "chat" else _form(encoder).partition(";")[0]
     lines.append(f"{'form':<11}{form}")
     return "\n".join(lines)
@@ -72,11 +79,11 @@ def _losses(part: Part, names: tuple[str, str]) -> list[str]:
         which = np.flatnonzero(cut)
         if len(which):
             lines.append(
-                f"{'':<11}truncated: {_many(len(which), name)}, by {int(cut.sum()):,} tokens in all; "
+                f"{'':<11}truncated: {many(len(which), name)}, by {many(int(cut.sum()), 'token')} in all; "
                 f"the first is {part.lines.place(int(which[0]))}"
             )
     if survey.bad:
-        lines.append(f"{'':<11}left out: {_many(len(survey.bad), 'line')}; the first: {survey.bad[0]}")
+        lines.append(f"{'':<11}left out: {many(len(survey.bad), 'line')}; the first: {survey.bad[0]}")
     return lines
 
 
@@ -85,8 +92,3 @@ def _form(encoder: Encoder) -> str:
         return "the tokenizer's chat form; answers alone are learned"
     why = f" ({encoder.why_plain})" if encoder.why_plain else ""
     return f"source, target, end of text, without a chat template{why}; targets alone are learned"
-
-
-def _many(count: int, name: str) -> str:
-    first, space, rest = name.partition(" ")
-    return f"{count:,} {first}{'' if count == 1 else 's'}{space}{rest}"

@@ -68,6 +68,7 @@ def survey_pairs(lines: Lines, encoder: PairEncoder, first: int, last: int, skip
     """
     columns = np.zeros((4, last - first), np.int32)
     bad: list[str] = []
+    equal: list[str] = []
     for number, line in enumerate(range(first, last)):
         try:
             pair = _encoded(lines, line, encoder)
@@ -77,6 +78,8 @@ def survey_pairs(lines: Lines, encoder: PairEncoder, first: int, last: int, skip
             bad.append(f"{error.what} ({error.why})" if error.why else error.what)
             continue
         both = (pair.chosen, pair.rejected)
+        if pair.chosen.ids == pair.rejected.ids:
+            equal.append(lines.place(line))
         learned, cut = (sum(sample.learned for sample in both), sum(sample.answer_cut for sample in both))
         columns[:, number] = pair.longest - 1, learned, pair.chosen.source_cut, cut
-    return Survey(columns[0], columns[1], columns[2], columns[3], tuple(bad))
+    return Survey(columns[0], columns[1], columns[2], columns[3], tuple(bad), tuple(equal))

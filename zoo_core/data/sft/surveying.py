@@ -30,6 +30,7 @@ class Survey:
         learned: of its tokens, how many bear a loss.
         source_cut, answer_cut: how many were cut off.
         bad: what was wrong with the lines that are left out, in their order.
+        equal: where pairs are whose two answers are the same, as they are read.
     """
 
     lengths: Counts
@@ -37,6 +38,7 @@ class Survey:
     source_cut: Counts
     answer_cut: Counts
     bad: tuple[str, ...] = field(default=())
+    equal: tuple[str, ...] = field(default=())
 
     @property
     def samples(self) -> npt.NDArray[np.int64]:
@@ -46,7 +48,7 @@ class Survey:
     def to_text(self) -> str:
         """Return it as text, for other processes."""
         columns = [base64.b64encode(getattr(self, name).tobytes()).decode() for name in _COLUMNS]
-        return json.dumps([columns, self.bad])
+        return json.dumps([columns, self.bad, self.equal])
 
     @classmethod
     def from_texts(cls, texts: Sequence[str]) -> Survey:
@@ -56,8 +58,8 @@ class Survey:
             np.concatenate([np.frombuffer(base64.b64decode(part[0][number]), np.int32) for part in parts])
             for number in range(len(_COLUMNS))
         )
-        bad = tuple(line for part in parts for line in part[1])
-        return cls(lengths, learned, source_cut, answer_cut, bad)
+        bad, equal = (tuple(line for part in parts for line in part[at]) for at in (1, 2))
+        return cls(lengths, learned, source_cut, answer_cut, bad, equal)
 
 
 def encoded_line(lines: Lines, line: int, encoder: Encoder) -> Encoded:
