@@ -22,6 +22,7 @@ from zoo_core.plan.memory import owned_elements, predict_memory, stage_elements
 from zoo_core.plan.precision import Keeping, Numbers, keeping_of
 from zoo_core.plan.published import PUBLISHED, predicted
 from zoo_core.plan.throughput import flops_of_token, predict_speed
+from zoo_core.quantization import QuantSpec
 from zoo_core.registry import registry
 
 HALF = Numbers("bfloat16", "bfloat16", master=True)
@@ -32,6 +33,38 @@ def model(name, scale=None):
     found = registry().find(name)
     config = found.config.replace(**found.architecture.capabilities.scales[scale]) if scale else found.config
     return found.architecture, config, counted(found.architecture, config)
+
+
+@pytest.mark.parametrize(
+    "spec", [QuantSpec("gptq", 4, 16, act_order=True), QuantSpec("w8a8", smooth=True)], ids=("gptq", "w8a8")
+)
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("facebook/llama-7b", Request(task="lora", lora=True)),
+        ("facebook/llama-7b", Request(world=4, tensor=2, pipeline=2, task="lora", lora=True)),
+        ("deepseek-ai/DeepSeek-V3", Request(task="lora", lora=True)),
+        ("deepseek-ai/DeepSeek-V3", Request(world=2, sharding=2, sharding_stage=1, expert=2, task="lora", lora=True)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"tp{value.tensor}-pp{value.pipeline}-ep{value.expert}",
+)
+def test_integers_are_counted_as_their_rows_say(name, request_, spec):
+    architecture, config, _ = model(name, "tiny")
+    config = config.replace(quantization_config=spec, intermediate_size=192)
+    counts = counted(architecture, config)
+    plan = compose(request_, architecture, config, name)
+    table = architecture.table(config)
+    owned = owners(table, plan.layers, plan.blocks)
+    wanted = [0] * plan.pipeline
+    sizes = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4, "": 4}
+    for row_name, row in table.items():
+        if row.single == row_name and (row.expert is None or row.expert % plan.expert == 0):
+            stage = plan.stage_of(owned[row_name])
+            wanted[stage] += prod(layout.local_shape(row, plan.tensor)) * sizes[row.dtype]
+    found = predict_memory(plan, counts, Numbers(), Keeping())
+    assert [stage.weights for stage in found] == wanted
+    floats = predict_memory(plan, counted(architecture, config.replace(quantization_config=None)), Numbers(), Keeping())
+    assert sum(one.weights for one in found) < 0.8 * sum(one.weights for one in floats)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row.model)

@@ -21,9 +21,12 @@ from zoo_core.layout import Column, FusedColumn, Replicate, Row, Rule, Vocab
 from zoo_core.pipeline import PipeLayer
 from zoo_core.plan.owner import owners
 from zoo_core.plan.tuned import EVERYTHING, Tuned
+from zoo_core.quantized import with_quantised
 from zoo_core.registry import Architecture
 
 __all__ = ["Counted", "Entry", "Kind", "LayerSizes", "compact_table", "counted"]
+
+_BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,32 @@ class Counted:
         dense = sum(sizes[i].dense for i in here) + sum(tied.values())
         experts = sum(sizes[i].expert * (sizes[i].experts // expert) for i in here)
         return dense, experts, sum(sizes[i].buffers for i in here)
+
+    @cached_property
+    def _integers(self) -> tuple[tuple[Rule, Rule, int], ...]:
+        """The rows of quantised weights, each with the weight's own, and its layer."""
+        spec = self.config.quantization_config
+        if spec is None:
+            return ()
+        table = with_quantised(self.table, spec)
+        named = ((row, f"{name.rpartition('.')[0]}.weight") for name, row in table.items() if name not in self.table)
+        return tuple((row, self.table[weight], self.layer_of[weight]) for row, weight in named)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  as above
+    def saved_bytes(self, tensor: int, expert: int, chunks: tuple[tuple[int, int], ...], width: int) -> int:
+        """Return how many bytes less a rank of a stage holds where weights are integers, than as `elements` of width.
+
+        Args:
+            width: bytes of an element of a weight that is not quantised.
+        """
+        here = {i for start, stop in chunks for i in range(start, stop)}
+        floats, integers = dict[str, int](), 0
+        for row, weight, layer in self._integers:
+            if layer in here:
+                times = _times(weight) // expert if weight.expert is not None else 1
+                floats[weight.name] = times * prod(layout.local_shape(weight, tensor)) * width
+                integers += times * prod(layout.local_shape(row, tensor)) * _BYTES[row.dtype]
+        return sum(floats.values()) - integers
 
     @lru_cache(maxsize=4096)  # noqa: B019  as above
     def trained(self, tensor: int, expert: int, chunks: tuple[tuple[int, int], ...]) -> tuple[int, int]:

@@ -323,10 +323,13 @@ def _stage(plan: Plan, setting: Setting, work: Work, process: int, stage: int, m
     # gradients of earlier micro batches are whole; those of a single one come as activations go
     later = min(made, max(activations + held.logits - held.step, 0)) if plan.accumulate == 1 else 0
     lost = min(_LOST, (activations + held.logits + made - later) // 2) if process else 0
-    copy = local * numbers.weight_bytes + buffers * 4 if counts.tuned.reference == "copy" else 0  # never sharded
+    saved = counts.saved_bytes(plan.tensor, plan.expert, plan.chunks(stage), numbers.weight_bytes)
+    whole = local * numbers.weight_bytes + buffers * 4 - saved
+    copy = whole if counts.tuned.reference == "copy" else 0  # never sharded
+    own = weights * numbers.weight_bytes + buffers * 4 - (0 if plan.sharding_stage == 3 else saved)
     return StageMemory(
         stage,
-        weights * numbers.weight_bytes + buffers * 4 + copy,
+        own + copy,
         made,
         states,
         activations,
