@@ -14,6 +14,7 @@ from decoding_models import DRAWN, FAMILIES, GREEDY, make_engine, prompts  # noq
 
 from zoo_core.generate import EnginePasses, Pool, Row, Rules, beam_search, load_model  # noqa: E402
 from zoo_core.peft import LoraSpec, PrefixSpec, is_adapter  # noqa: E402
+from zoo_core.quantization import QuantSpec  # noqa: E402
 from zoo_core.replay import one_row as module  # noqa: E402
 from zoo_core.replay.one_row import OneRow, one_row  # noqa: E402
 
@@ -60,7 +61,7 @@ def same(found, wanted):
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "deepseek_v3"])
-def test_a_text_is_the_models(family):
+def test_a_text_is_the_models(family, capfd):
     engine = make_engine(FAMILIES[family])
     row, own = Row(prompts(engine)[0], 40), replaying(engine)
     plan = [(0, row, RULES)]
@@ -69,6 +70,7 @@ def test_a_text_is_the_models(family):
     assert own.replayed == 39 - windows
     same(run(EnginePasses(engine, own), plan), run(EnginePasses(engine), plan))
     assert own.replayed == 39 - windows + 39
+    assert capfd.readouterr().err == ""
 
 
 def test_what_numpy_cannot_do_is_left_to_the_model():
@@ -193,6 +195,8 @@ def test_models_that_are_not_plain_have_no_programs():
     engine = make_engine(FAMILIES["llama"])
     assert one_row(engine, CONTEXT, lambda: "") is not None
     engine.is_plain = False
+    assert one_row(engine, CONTEXT, lambda: "") is None
+    engine.is_plain, engine.config = True, engine.config.replace(quantization_config=QuantSpec())
     assert one_row(engine, CONTEXT, lambda: "") is None
 
 

@@ -10,13 +10,15 @@ Shape legend: W columns of a window, K columns so far with this pass's, V vocabu
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import paddle
 
+from zoo_core.engine.batches import MicroBatch
 from zoo_core.engine.engine import Engine
 from zoo_core.replay.cached import Cached, sizes_up_to
 from zoo_core.replay.program import Array, Replay
@@ -86,7 +88,7 @@ class _Window:
         self._used += 1
         self._mask[0, self._width - self._used] = 1
 
-    def compute(self, fields: Mapping[str, Array]) -> Array:
+    def compute(self, fields: MicroBatch) -> Array:
         """Read a token; returns the logits [1, V]."""
         np.copyto(self._ids, fields["input_ids"])
         np.copyto(self._positions, fields["position_ids"])
@@ -135,12 +137,17 @@ class OneRow:
         self._shared: dict[str, Array] = {}
         self._cached: Cached | None = None
         self._now: tuple[Any, ...] = ()
+        self._alone = threading.Lock()
 
-    def next_logits(self, fields: Mapping[str, Array], cache: Cache) -> Array:
+    def next_logits(self, fields: MicroBatch, cache: Cache) -> Array:
         """Read one token of one row, see `Engine.next_logits`."""
+        with self._alone:
+            return self._next_logits(fields, cache)
+
+    def _next_logits(self, fields: MicroBatch, cache: Cache) -> Array:
         mask_1K, length = fields.get("attention_mask"), cache.length
         start = 0 if mask_1K is None else int(mask_1K[0].argmax())
-        fits = 0 < length < cache.max_length and (mask_1K is None or bool(mask_1K[0, start:].all()))
+        fits = cache.rows == 1 and 0 < length < cache.max_length and (mask_1K is None or bool(mask_1K[0, start:].all()))
         size = next((size for size in self._sizes if size >= length - start), None) if fits else None
         if size is None or self._left > 0:
             self._left -= 1
@@ -159,7 +166,7 @@ class OneRow:
         self.replayed += 1
         return found_1V
 
-    def _first(self, key: tuple[str, int], fields: Mapping[str, Array], cache: Cache, start: int) -> Array:
+    def _first(self, key: tuple[str, int], fields: MicroBatch, cache: Cache, start: int) -> Array:
         """Make a program, and compare its first pass with the model's; without one, wider ones are not tried either."""
         found_1V: Array | None = None
         try:
@@ -193,4 +200,5 @@ def one_row(engine: Engine, context: int, in_use: Callable[[], str]) -> OneRow |
     """Return what replays this engine's passes, see `OneRow`; `None` where it cannot."""
     plan = engine.mesh.plan
     is_whole = plan.tensor == plan.pipeline == plan.expert == 1
-    return OneRow(engine, context, in_use) if engine.is_plain and is_whole else None
+    has_numbers = engine.config.quantization_config is None  # integers would become numbers once for all, in memory
+    return OneRow(engine, context, in_use) if engine.is_plain and is_whole and has_numbers else None

@@ -10,6 +10,7 @@ Shape legend: B rows, S tokens of a pass, W cached columns, M kv heads, D head w
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import traceback
 import warnings
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor
-from paddle.base import framework
+from paddle.base import framework, libpaddle
 from paddle.base.dygraph.base import to_static_mode_guard
 from paddle.jit.dy2static.parameter_recorder import _global_inplace_map, _global_parameter_recorder
 from paddle.nn.layer import layers as paddle_layers
@@ -206,6 +207,22 @@ def traced_decode(model: TracedModel, cached: Cached, rows: int, columns: int) -
 
 
 @contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep Paddle's library from saying of its own Python how it calls operations that are traced."""
+    warnings.simplefilter("ignore")  # and that of what a traced tensor has not
+    try:
+        level = ctypes.c_int.in_dll(ctypes.CDLL(libpaddle.__file__), "_ZN3fLI17FLAGS_minloglevelE")
+    except (OSError, ValueError):  # another build has its log elsewhere
+        yield
+        return
+    before, level.value = level.value, max(level.value, 2)
+    try:
+        yield
+    finally:
+        level.value = before
+
+
+@contextmanager
 def as_traced(engine: Engine) -> Iterator[None]:
     """Trace the engine's model within this: nothing is trained, and Paddle is told to be quick and quiet about it.
 
@@ -222,8 +239,7 @@ def as_traced(engine: Engine) -> Iterator[None]:
     traceback.extract_stack = extract_stack
     paddle_layers.name_struct = lambda *_: nullcontext()
     try:
-        with paddle.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a traced tensor has not
+        with paddle.no_grad(), warnings.catch_warnings(), _without_warnings():
             yield
     finally:
         traceback.extract_stack, paddle_layers.name_struct = usual, struct
