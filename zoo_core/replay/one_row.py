@@ -2,7 +2,8 @@
 
 The engine's cache stays what all else takes it for: the keys and values of each replayed token are written into it. A
 program has a copy of the columns that it reads, right-aligned as it was traced, and that copy is made anew whenever the
-cache is not as the last replayed pass left it.
+cache is not as the last replayed pass left it. Of a width there is one copy, whatever adapters take turns; those of all
+widths together are twice as large as that of the widest.
 
 Shape legend: W columns of a window, K columns so far with this pass's, V vocabulary.
 """

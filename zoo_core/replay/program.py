@@ -80,7 +80,8 @@ class Replay:
         outputs: likewise, of what it gives.
         weights: the parameters by name, float32; they are read where they lie, and what follows from them alone is
             computed once.
-        shared: large arrays that follow from the weights alone, of all programs over them; this one's are added.
+        shared: large arrays of all programs over the weights, to which this one's are added: those that follow from
+            the weights alone, and `buffers`, which are for whichever of the programs is in use.
         slack: an input that is only put in front of something along axis 1 has so many columns more, see `buffers`.
 
     `inputs` are the arrays that `compute` reads, `outputs` those that it fills. Of the numbers of inputs, `buffers` has
@@ -103,7 +104,7 @@ class Replay:
         self._program = program  # keeps its operations and values alive
         self._weights = dict(weights)  # keeps alive what the views show
         self._shared, self._slack = {} if shared is None else shared, slack
-        self._inputs: dict[str, Array] = {}
+        self._names, self._inputs = list(inputs), dict[str, Array]()
         self._values: _Values = {}
         self._constant: set[str] = set()
         self._steps: list[Step] = []
@@ -208,7 +209,8 @@ class Replay:
         axis = int(_arrays(values, do.given[-1:])[0].reshape(-1)[0]) % len(shape)
         alone = [name in self._inputs and self._uses[name] == 1 for name in names]
         if is_first and self._slack and axis == 1 and alone[0]:
-            buffer = np.zeros((shape[0], shape[1] + self._slack, *shape[2:]), dtype)
+            room = (shape[0], shape[1] + self._slack, *shape[2:])
+            buffer = self._shared.setdefault(f"{self._names.index(names[0])} {room} {dtype}", np.zeros(room, dtype))
             values[made] = buffer[:, : shape[1]]
             self._wide[names[0]] = (made, buffer)
             self._moving.add(made)
