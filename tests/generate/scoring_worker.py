@@ -1,10 +1,12 @@
-"""One process of a launch: scores the same rows under each of several plans, see `parallel_jobs.Results`."""
+"""One process of a launch, or the only one: scores rows under each of several plans, see `parallel_jobs.Results`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -25,15 +27,19 @@ def rows(config):
 
 
 def main(tasks: Path, out: Path) -> None:
-    for task in json.loads(tasks.read_text(encoding="utf-8")):
+    run(json.loads(tasks.read_text(encoding="utf-8")), out)
+
+
+def run(tasks: list[dict[str, Any]], out: Path) -> None:
+    for task in tasks:
         found = find(task["model"])
         config = found.config.replace(**{**found.architecture.capabilities.scales["tiny"], **SIZES})
         request = Request(task="logits", device="cpu", **task["request"])
         mesh = make_mesh(compose(request, found.architecture, config, task["model"]))
         source = from_seed(5, config, mesh.plan.tensor, mesh.place.tensor)
         engine = Engine(mesh, found.architecture, config, source)
-        scoring._LOGITS = 12 * config.vocab_size  # pieces of four places
-        results = scoring.score_rows(engine, rows(config), top=2, among=[3, 11], window=16, stride=8)
+        with patch.object(scoring, "_LOGITS", 12 * config.vocab_size):  # pieces of four places
+            results = scoring.score_rows(engine, rows(config), top=2, among=[3, 11], window=16, stride=8)
         arrays = [
             [np.nan_to_num(values.astype(np.float64)).tolist() for values in scoring._arrays(one)] for one in results
         ]

@@ -10,6 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import scoring_worker  # noqa: E402
 from parallel_jobs import Results  # noqa: E402
 
 WORKER = Path(__file__).with_name("scoring_worker.py")
@@ -28,7 +31,7 @@ def task(family, plan):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     found = Results(tmp_path_factory.mktemp("scores"), WORKER)
-    found.run([task(family, "single") for family in MODELS], 1)
+    scoring_worker.run([task(family, "single") for family in MODELS], found.folder)
     found.run([task(family, plan) for family in MODELS for plan in PLANS], 2)
     return found
 
