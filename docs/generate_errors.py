@@ -46,7 +46,7 @@ EXAMPLES: dict[str, tuple[str, zoo.Request]] = {
         zoo.Request(world=2, pipeline=2, generation_evaluation=True),
     ),
     "the semi-automatic engine can": ("qwen/qwen-7b", zoo.Request(world=2, task="prefix", semi_auto=True)),
-    "traced graphs run alone": ("qwen/qwen-7b", zoo.Request(world=2, to_static=True)),
+    "what a traced graph holds": ("qwen/qwen-7b", zoo.Request(world=2, tensor=2, to_static=True)),
 }
 """Name of a rule -> a model and a request that breaks it; a rule without one is shown without an example."""
 

@@ -74,7 +74,7 @@ STRATEGIES = (
     Cell("semi_auto_sft", "auto SFT", "自动并行 SFT"),
     Cell("semi_auto_lora", "auto LoRA", "自动并行 LoRA"),
     Cell("semi_auto_dpo", "auto DPO", "自动并行 DPO"),
-    Cell("to_static", "to static", "动转静", "T1"),  # a traced graph is of one process
+    Cell("to_static", "to static", "动转静"),
 )
 CELLS: Mapping[str, Cell] = {cell.name: cell for cell in (*TASKS, *STRATEGIES)}
 """The matrix's columns, by name: tasks, then strategies."""

@@ -97,6 +97,18 @@ LAYOUTS = {
     "auto-pp2": Layout(2, {"pipeline": 2, "semi_auto": True}),
     "auto-tp2+spxpp2": Layout(4, {"tensor": 2, "pipeline": 2, "sequence_parallel": True, "semi_auto": True}),
     "auto-pp2xsharding2-stage2": Layout(4, _sharded(2, pipeline=2, semi_auto=True), micro=2),
+    "static-dp2": Layout(2, {"to_static": True}, micro=2),
+    "static-sharding2-stage2": Layout(2, _sharded(2, to_static=True), micro=2),
+    "static-auto-dp2": Layout(2, {"semi_auto": True, "to_static": True}, micro=2),
+    "static-auto-tp2": Layout(2, {"tensor": 2, "semi_auto": True, "to_static": True}),
+    "static-auto-tp2+sp": Layout(2, {"tensor": 2, "sequence_parallel": True, "semi_auto": True, "to_static": True}),
+    "static-auto-sharding2-stage1": Layout(2, _sharded(1, semi_auto=True, to_static=True), micro=2),
+    "static-auto-sharding2-stage2": Layout(2, _sharded(2, semi_auto=True, to_static=True), micro=2),
+    "static-auto-sharding2-stage3": Layout(2, _sharded(3, semi_auto=True, to_static=True), micro=2),
+    "static-auto-dp2xtp2": Layout(4, {"tensor": 2, "semi_auto": True, "to_static": True}, micro=2),
+    "static-auto-tp2+spxsharding2-stage3": Layout(
+        4, _sharded(3, tensor=2, sequence_parallel=True, semi_auto=True, to_static=True), micro=2
+    ),
 }
 
 _SHORT: dict[str, Any] = {
@@ -206,6 +218,12 @@ for name in _TEN:
     _MORE.setdefault(name, []).append("auto-tp2+spxsharding2-stage3")
 for name in ("llama-fused", "gpt3-fused", "bloom", "baichuan", "chatglm", "chatglm2", "opt", "glm"):
     _MORE.setdefault(name, []).extend(["auto-tp2+sp", "auto-tp2+spxsharding2-stage3"])
+_STATIC = tuple(name for name in LAYOUTS if name.startswith("static-"))
+for name in ("llama", "qwen", "gpt3-ten"):
+    _MORE.setdefault(name, []).extend(_STATIC)
+for name in ("bloom", "baichuan", "chatglm", "chatglm2", "deepseek_v3", "opt", "glm"):
+    placed = [] if name == "deepseek_v3" else ["static-auto-tp2+spxsharding2-stage3"]  # no experts there
+    _MORE.setdefault(name, []).extend(["static-dp2", *placed])
 _RECORDED = [
     (family, layout)
     for family in ("llama", "qwen", *_FAMILIES)
@@ -235,6 +253,7 @@ def _quick(family: str) -> tuple[str, ...]:
     return (*_ALWAYS, _IN_TURN[_FAMILIES.index(family) % len(_IN_TURN)])
 
 
+_SECOND = ("auto-", "static-")
 IN_SOAK = (
     {
         ("qwen", layout)
@@ -247,12 +266,14 @@ IN_SOAK = (
     | set(_RECORDED)
     | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
     | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
-    | {(model, layout) for model, layouts in _MORE.items() for layout in layouts if layout.startswith("auto-")}
+    | {(model, layout) for model, layouts in _MORE.items() for layout in layouts if layout.startswith(_SECOND)}
     - {
         ("llama", f"auto-{layout}")
         for layout in ("dp2", "sharding2-stage1", "dp2xtp2", "tp2+spxpp2", "pp2xsharding2-stage2")
     }
     - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "qwen", "gpt3", "deepseek_v3")}
+    - {("llama", f"static-{layout}") for layout in ("sharding2-stage2", "auto-dp2xtp2", "auto-tp2+spxsharding2-stage3")}
+    - {("deepseek_v3", "static-dp2"), ("glm", "static-auto-tp2+spxsharding2-stage3")}
 )  # fmt: skip
 """Cases that others show in `make test` in the same or a harder form, and those for the capability matrix alone;
 `make soak` runs them, and `make record`."""
@@ -280,8 +301,10 @@ def task_id(model: str, layout: str) -> str:
 
 
 def recompute_of(case: tuple[str, str]) -> str:
-    """What a case recomputes; the kinds take turns, the other family of a layout has the next one."""
+    """What a case recomputes; the kinds take turns, the other family of a layout has the next one. A graph nothing."""
     model, layout = case
+    if LAYOUTS[layout].degrees.get("to_static"):
+        return "none"
     return RECOMPUTE[(list(LAYOUTS).index(layout) + list(MODELS).index(model)) % 3]
 
 

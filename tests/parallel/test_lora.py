@@ -22,16 +22,19 @@ LORA: dict[str, Any] = {"rank": 4, "alpha": 16.0, "dropout": 0.1, "plus": 4.0}
 WITH_EXPERTS = {**LORA, "dropout": 0.0}
 
 QUICK = {
-    "llama": ("tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2", "auto-tp2+spxsharding2-stage3"),
+    "llama": (
+        "tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2", "auto-tp2+spxsharding2-stage3",
+        "static-auto-tp2+spxsharding2-stage3",
+    ),
     "gpt3-fused": ("tp2+sp", "tp2xpp2"),
     "deepseek_v3": ("ep2",),
-}
+}  # fmt: skip
 SOAK = {
     "llama": (
         "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp2+spxpp2", "tp2xsharding2-stage1",
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
         "auto-dp2", "auto-tp2", "auto-tp2+sp", "auto-dp2xtp2", "auto-sharding2-stage1", "auto-sharding2-stage2",
-        "auto-sharding2-stage3",
+        "auto-sharding2-stage3", "static-dp2", "static-auto-dp2", "static-auto-dp2xtp2",
     ),
     "llama-fused": ("tp4", "tp4+sp", "tp2xpp2", "auto-tp2+sp"),
     "llama-8": ("pp4-interleaved",),
@@ -124,7 +127,7 @@ def marked() -> list[Any]:
 @pytest.mark.parametrize(("model", "layout"), marked())
 def test_equals_the_single_process(adapted, model, layout, zoo_evidence):
     name = cases.MODELS[model][0]
-    cells = ("lora", "semi_auto_lora") if layout.startswith("auto-") else ("lora",)
+    cells = ["lora"] + ["semi_auto_lora"] * ("auto-" in layout) + ["to_static"] * layout.startswith("static-")
     zoo_evidence(registry().find(name).architecture.family, *cells, tier="T2", model=name)
     single = np.array(adapted.of(name_of(model, "single"))["steps"]["steps"])
     found = np.array(adapted.of(name_of(model, layout))["steps"]["steps"])

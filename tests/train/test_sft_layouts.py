@@ -28,7 +28,17 @@ LAYOUTS = {
         "--engine auto --tp 2 --sequence_parallel --sharding stage3 --per_device_train_batch_size 1 "
         "--gradient_accumulation_steps 2",
     ),
+    "static-sharding2-stage2": (
+        2,
+        "--to_static --sharding stage2 --per_device_train_batch_size 1 --gradient_accumulation_steps 2",
+    ),
+    "static-auto-tp2": (2, "--engine auto --to_static --tp 2 --per_device_train_batch_size 4"),
+    "static-auto-dp2xtp2": (
+        4,
+        "--engine auto --to_static --tp 2 --per_device_train_batch_size 1 --gradient_accumulation_steps 2",
+    ),
 }
+STATIC = tuple(name for name in LAYOUTS if name.startswith("static-"))
 AUTO = auto_layouts(LAYOUTS)
 LAYOUTS |= AUTO
 COLUMNS = ("loss", "grad_norm", "eval_loss", "eval_accuracy")
@@ -50,8 +60,8 @@ def tune(layouts_of, tuning_data):
     return layouts_of("sft", LAYOUTS, STEPS, *data, "--max_length", "48", *PACKED)
 
 
-def equals_the_single_process(tune, read_losses, model: str, layouts: list[str]) -> None:
-    found = {name: tune(model, name) for name in layouts}
+def equals_the_single_process(tune, read_losses, model: str, layouts: list[str], *more: str) -> None:
+    found = {name: tune(model, name, *more) for name in layouts}
     single = read_losses(found["single"])
     assert len(single) == STEPS and float(single[-1]["loss"]) < float(single[0]["loss"]) - 0.1
     for name in layouts[1:]:
@@ -73,6 +83,15 @@ def test_packed_losses_under_the_semi_automatic_engine(tune, read_losses, family
     zoo_evidence(family, "semi_auto_sft", tier="T2", model=model)
     layout = "auto-tp2xsharding2-stage3" if family == "gpt3" else "auto-tp2+spxsharding2-stage3"
     equals_the_single_process(tune, read_losses, model, ["single", layout])
+
+
+@pytest.mark.parametrize(
+    "layout", [n if n == "static-auto-tp2" else pytest.param(n, marks=pytest.mark.soak) for n in STATIC]
+)
+def test_losses_of_traced_graphs(tune, read_losses, layout, zoo_evidence):
+    """Rows are as long as the longest of a micro batch, so that each run makes several programs."""
+    zoo_evidence("llama", "sft", "to_static", tier="T2", model=FAMILIES["llama"])
+    equals_the_single_process(tune, read_losses, FAMILIES["llama"], ["single", layout], "--zero_padding", "false")
 
 
 @pytest.mark.parametrize("layout", [n if n == "dp2" else pytest.param(n, marks=pytest.mark.soak) for n in BOTH])
@@ -97,7 +116,8 @@ def test_weights_after_ten_steps_of_the_semi_automatic_engine(tune, same_weights
 @pytest.mark.parametrize("family", SOAKED)
 def test_packed_losses_under_all_plans(tune, read_losses, family, zoo_evidence):
     zoo_evidence(family, "sft", tier="T2", model=SOAKED[family])
-    equals_the_single_process(tune, read_losses, SOAKED[family], [name for name in LAYOUTS if name not in AUTO])
+    layouts = [name for name in LAYOUTS if name not in (*AUTO, *STATIC)]
+    equals_the_single_process(tune, read_losses, SOAKED[family], layouts)
 
 
 @pytest.mark.soak

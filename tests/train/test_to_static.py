@@ -171,16 +171,18 @@ def test_model_code_that_asks_for_values_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("asked", "why"),
     (
-        ({"world": 2}, "needs CUDA"),
-        ({"world": 2, "device": "gpu"}, "an optimizer and a clip of its own"),
-        ({"world": 2, "semi_auto": True}, "to_static on 2 processes"),
+        ({"world": 2, "tensor": 2}, "to_static with tp 2: a graph holds no exchange"),
+        ({"world": 2, "pipeline": 2}, "to_static with pp 2: a graph holds no exchange"),
+        ({"world": 2, "sharding": 2, "sharding_stage": 3}, "to_static with sharding stage3: a graph holds no exchange"),
+        ({"world": 2, "pipeline": 2, "semi_auto": True}, "the semi-automatic engine with pp 2"),
+        ({"world": 2, "semi_auto": True, "task": "dpo"}, "its loss is computed outside the program"),
         ({"recompute": "core_attn"}, "to_static with recompute (core_attn)"),
         ({"task": "predict"}, "to_static with predict: nothing is trained"),
     ),
 )
 def test_what_does_not_combine_is_refused_by_name(asked, why):
     found = find("meta-llama/Meta-Llama-3-8B")
-    with pytest.raises(ZooError, match="traced graphs run alone") as caught:
+    with pytest.raises(ZooError, match="what a traced graph holds") as caught:
         compose(Request(to_static=True, **asked), found.architecture, found.config)
     assert why in caught.value.why
 
@@ -246,7 +248,7 @@ def test_refused_by_the_command_before_anything_starts(run, tmp_path, corpus):
     words = ["run", "pretrain", "--model", "meta-llama/Meta-Llama-3-8B", *SMALL, "--input_dir", str(corpus)]
     words += ["--output_dir", str(tmp_path / "out"), "--to_static"]
     for more, why in (
-        (("--nproc", "2"), "to_static on 2 processes: a graph holds no exchange"),
+        (("--nproc", "2", "--tp", "2"), "to_static with tp 2: a graph holds no exchange"),
         (("--recompute",), "to_static with recompute (full)"),
         (("--do_qat",), "do_qat does not combine with to_static"),
     ):

@@ -105,7 +105,9 @@ class ParallelArguments(Group):
         effect=no_effect("one checkpoint format serves every layout"),
     )  # fmt: skip
     to_static: bool = argument(
-        False, "Train the traced graph of the model (`paddle.jit.to_static`), in one process and without recompute."
+        False,
+        "Train the traced graph of the model, without recompute: by `paddle.jit.to_static`, and with `--engine "
+        "auto` on several processes by Paddle's static engine (`dist.to_static`).",
     )
     sharding_parallel_config: str = argument(
         "", "PaddleNLP: switches of sharding's communication.", parse=_words,

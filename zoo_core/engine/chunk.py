@@ -75,7 +75,9 @@ class Chunk(nn.Layer):  # type: ignore[misc]
         self._whole = plan.recompute == "full"
         self._arriving: Callable[[Any], Any] = _as_it_is
         self._departing: Callable[[Any], Any] = _as_it_is
-        self._traced = TracedPass(self, lambda batch: self.through(None, batch)) if plan.to_static else None
+        self._traced: TracedPass | None = None
+        if plan.to_static:
+            self._traced = TracedPass(self, lambda batch: self.through(None, batch))
 
     def lies_over_mesh(self, arriving: Callable[[Any], Any], departing: Callable[[Any], Any] | None) -> None:
         """Say that hidden states here lie over a mesh of processes, with the rows of all replicas.
@@ -84,7 +86,7 @@ class Chunk(nn.Layer):  # type: ignore[misc]
             arriving: makes such a one of what the stage before has sent to this rank.
             departing: gives what this rank sends of one; `None` in the last chunk, which sends none.
         """
-        self._replicas, self._replica = 1, 0
+        self._replicas, self._replica, self._traced = 1, 0, None
         self._arriving, self._departing = arriving, departing or _as_it_is
 
     @property

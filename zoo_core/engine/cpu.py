@@ -21,7 +21,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,10 +39,13 @@ __all__ = [
     "activate",
     "all_to_all",
     "connect_pipeline",
+    "before_program",
     "drop_empty_buffers",
+    "exchange_among_all",
     "is_active",
     "reduce_scatter",
     "sharding_on_cpu",
+    "static_engine",
 ]
 
 _stores: list[Any] = []
@@ -114,20 +118,25 @@ def _serve_store() -> tuple[Any, str]:
     raise AssertionError("unreachable")
 
 
+def _own_store(store: Any, key: str, rank: int) -> Any:
+    """A store for one group: its first rank opens it, and tells the others where by a key of the common one."""
+    if rank == 0:
+        own, address = _serve_store()
+        store.set(key, address)
+    else:
+        host, port = bytes(store.get(key)).decode().rsplit(":", 1)
+        own = core.TCPStore(host, int(port), False, 1, 900)
+    _stores.append(own)
+    return own
+
+
 def _with_own_store(original: Callable[..., Any]) -> Callable[..., Any]:
     def new_group(
         backend: str, store: Any, rank: int, world_size: int, name: str, *rest: Any, group_id: int = 0, **more: Any
     ) -> Any:
         if backend != "gloo":
             return original(backend, store, rank, world_size, name, *rest, group_id=group_id, **more)
-        key = f"zoo/group/{group_id}"
-        if rank == 0:
-            own, address = _serve_store()
-            store.set(key, address)
-        else:
-            host, port = bytes(store.get(key)).decode().rsplit(":", 1)
-            own = core.TCPStore(host, int(port), False, 1, 900)
-        _stores.append(own)
+        own = _own_store(store, f"zoo/group/{group_id}", rank)
         return core.ProcessGroupGloo.create(own, rank, world_size, group_id)
 
     return new_group
@@ -329,6 +338,80 @@ def drop_empty_buffers(stage2: Any) -> None:
         stage2._grad_storage_list.clear()
 
     stage2._setup_use_grad_storage = without_buffers
+
+
+@contextmanager
+def static_engine() -> Iterator[None]:
+    """Let Paddle's static engine build a program here, for `exchange_among_all` to make ready for gloo."""
+    if not _active:
+        yield
+        return
+    from paddle.distributed.auto_parallel.static import process_group
+
+    groups, legacy = process_group.ProcessGroup, paddle._legacy_C_ops
+    plain = groups.instantiate
+    groups.instantiate = lambda group: None
+    paddle._legacy_C_ops = _Seen(legacy, barrier=lambda *given: None)
+    try:
+        yield
+    finally:
+        groups.instantiate, paddle._legacy_C_ops = plain, legacy
+
+
+def exchange_among_all(program: Any) -> None:
+    """Let every exchange of a program be one of all processes, of which each takes what its own group has given.
+
+    On CPU all operations of a program use one and the same group, whichever they name, and there is no reduce_scatter.
+    All processes run the same program, so all come to each exchange.
+    """
+    if not _active:
+        return
+    from paddle.distributed.auto_parallel.static.process_group import get_process_group
+
+    world = dist.get_world_size()
+    with _static_mode(), paddle.static.program_guard(program):
+        for operation in program.global_block().ops:
+            attributes = operation.attrs()
+            if "ring_id" not in attributes:
+                continue
+            name = operation.name().removeprefix("pd_op.").removesuffix("_")
+            if name not in _EXCHANGES or attributes.get("reduce_type", 0) != int(dist.ReduceType.kRedSum):
+                raise MachineError("this plan cannot run on CPU", f"its program has {operation.name()}", "take another")
+            paddle.pir.set_insertion_point(operation)
+            given = operation.operand_source(0)
+            ranks = sorted(get_process_group(attributes["ring_id"]).ranks)
+            rows = given if given.shape else paddle.reshape(given, [1])
+            every = paddle.split(paddle._C_ops.all_gather(rows, 0, world), world)
+            out = _EXCHANGES[name]([every[rank] for rank in ranks], ranks.index(dist.get_rank()))
+            operation.result(0).replace_all_uses_with(out if given.shape else paddle.reshape(out, []))
+            operation.erase()
+
+
+@contextmanager
+def _static_mode() -> Iterator[None]:
+    paddle.enable_static()
+    try:
+        yield
+    finally:
+        paddle.disable_static()
+
+
+def before_program() -> None:
+    """Let the exchanges of a program be among all processes, of whatever group the last exchange outside it was.
+
+    On CPU an operation takes the group of the last exchange of placed tensors, and nothing but one sets it.
+    """
+    if _active:
+        everybody = dist.ProcessMesh(list(range(dist.get_world_size())))
+        part = dist.auto_parallel.api.dtensor_from_local(paddle.zeros([1]), everybody, [dist.Partial()])
+        dist.reshard(part, everybody, [dist.Replicate()])
+
+
+_EXCHANGES: dict[str, Callable[[list[Any], int], Any]] = {
+    "all_reduce": lambda parts, place: paddle.add_n(parts),
+    "all_gather": lambda parts, place: paddle.concat(parts),
+    "reduce_scatter": lambda parts, place: paddle.split(paddle.add_n(parts), len(parts))[place],
+}
 
 
 class _Seen:

@@ -26,11 +26,12 @@ from zoo_ops import Batch, Dropout, Router, attach_loss
 from zoo_ops.auxiliary import collected_losses
 from zoo_ops.dropout import dropout_keys, traced_dropout
 
-__all__ = ["TracedPass"]
+__all__ = ["FIELDS", "TracedPass", "cannot_be_traced"]
 
 _log = logging.getLogger("zoo")
 
-_FIELDS = ("input_ids", "position_ids", "segment_ids", "attention_mask", "labels")
+FIELDS = ("input_ids", "position_ids", "segment_ids", "attention_mask", "labels")
+"""Of a batch, those that a program may take."""
 
 _MANY = 8
 """So many programs are worth a word: each takes its time to trace, and memory."""
@@ -102,7 +103,7 @@ class TracedPass:
         Raises:
             ConfigError: the model does things that cannot be traced.
         """
-        given = {name: getattr(batch, name) for name in _FIELDS if getattr(batch, name) is not None}
+        given = {name: getattr(batch, name) for name in FIELDS if getattr(batch, name) is not None}
         drops = [layer.name_ for layer in self._model.sublayers() if isinstance(layer, Dropout) and layer.is_on()]
         key = (tuple(given), tuple(drops))
         if key not in self._programs:
@@ -145,12 +146,14 @@ def _run(static: Any, *given: Any) -> list[Tensor]:
     except (ZooError, MemoryError):
         raise
     except Exception as error:
-        raise ConfigError(
-            "this model cannot be traced",
-            f"its code asks for what a tensor holds ({_what(error)})",
-            "train it without --to_static",
-        ) from error
+        raise cannot_be_traced(error) from error
     return list(found)
+
+
+def cannot_be_traced(error: Exception) -> ConfigError:
+    """What a user is told when tracing has failed."""
+    why = f"its code asks for what a tensor holds ({_what(error)})"
+    return ConfigError("this model cannot be traced", why, "train it without --to_static")
 
 
 def _what(error: Exception) -> str:

@@ -16,6 +16,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "layout": ("zoo_core/layout.py", "zoo_core/pipeline.py", "zoo_core/tables.py", "zoo_core/config.py"),
     "plan": ("zoo_core/plan/request.py", "zoo_core/plan/composer.py", "zoo_core/plan/cut.py"),
     "engine": ("zoo_core/engine/*.py",),
+    "auto": ("zoo_core/engine/auto/*.py",),
     "checkpoint": ("zoo_core/checkpoint/*.py",),
     "generate": ("zoo_core/generate/*.py",),
     "peft": ("zoo_core/peft/**/*.py",),
@@ -41,6 +42,7 @@ _LEFT_OUT = {
 
 _PARALLEL = ("layout", "plan", "engine", "checkpoint", "ops", "plugin")
 _TUNING = (*_PARALLEL, "train", "peft")
+_SECOND = (*_PARALLEL, "auto")
 _CELLS: dict[str, tuple[str, ...]] = {
     "pretrain": (*_PARALLEL, "train"),
     "sft": _TUNING,
@@ -50,6 +52,11 @@ _CELLS: dict[str, tuple[str, ...]] = {
     "compression": ("layout", "checkpoint", "quantize", "ops", "plugin"),
     "generation": ("layout", "generate", "ops", "plugin"),
     "flash_attention": ("layout", "engine", "ops", "plugin"),
+    "semi_auto": _SECOND,
+    "semi_auto_sft": (*_TUNING, "auto"),
+    "semi_auto_lora": (*_TUNING, "auto"),
+    "semi_auto_dpo": (*_TUNING, "auto"),
+    "to_static": _SECOND,
 }
 
 

@@ -323,16 +323,27 @@ def _to_static(case: Case) -> str:
         return ""
     if r.task not in _TRACED:
         return f"to_static with {r.task}: nothing is trained"
-    if r.world > 1:
-        own = (
-            "Paddle's static engine for several processes (dist.to_static) needs CUDA"
-            if r.device == "cpu"
-            else "Paddle's static engine (dist.to_static) has an optimizer and a clip of its own, not zoo's"
-        )
-        return f"to_static on {r.world} processes: a graph holds no exchange that Python makes between them, and {own}"
     if r.recompute != "none":
         return f"to_static with recompute ({r.recompute}): a traced graph keeps for its gradient what it has computed"
-    return ""
+    if r.world == 1:
+        return ""
+    static = {
+        f"pp {r.pipeline}: a program of Paddle's static engine holds the whole model": r.pipeline > 1,
+        f"{case.model.experts} experts: Paddle's static engine places no loops over those that have rows": (
+            case.model.experts > 0
+        ),
+        "dpo: its loss is computed outside the program": r.task == "dpo",
+    }
+    outside = {
+        f"tp {r.tensor}": r.tensor > 1,
+        f"pp {r.pipeline}": r.pipeline > 1,
+        f"expert_parallel_degree {r.expert}": r.expert > 1,
+        "sharding stage3": r.sharding_stage == 3,
+    }
+    if r.semi_auto:
+        return "; ".join(f"to_static and the semi-automatic engine with {why}" for why, on in static.items() if on)
+    found = ", ".join(what for what, on in outside.items() if on)
+    return found and f"to_static with {found}: a graph holds no exchange that Python makes; --engine auto has its own"
 
 
 def _lacking(case: Case) -> str:
@@ -459,9 +470,10 @@ RULES: tuple[LegalityRule, ...] = (
         _semi_auto,
     ),
     LegalityRule(
-        "traced graphs run alone",
-        "`--to_static` trains in one process, and without recompute.",
-        "PaddlePaddle 3.3.1: DistModel asserts CUDA; tests/train/test_to_static.py",
+        "what a traced graph holds",
+        "`--to_static` goes without recompute; on several processes with data parallelism and sharding stages 1 and 2, "
+        "or with `--engine auto`, there without pipeline stages, experts and DPO.",
+        "PaddlePaddle 3.3.1: dist.to_static; tests/train/test_to_static.py, tests/parallel",
         _to_static,
     ),
     LegalityRule(

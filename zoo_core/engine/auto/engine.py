@@ -5,17 +5,19 @@ Shape legend: B rows, S sequence, V vocabulary, v this rank's part of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import paddle
 import paddle.distributed as dist
 
 from zoo_core.engine.auto.dressing import LOCAL, Dresser
 from zoo_core.engine.auto.moving import REPLICA, TENSOR, as_global, as_local, move
 from zoo_core.engine.auto.placing import auto_table, cut_source
+from zoo_core.engine.auto.static import StaticPass
 from zoo_core.engine.auto.updating import AutoUpdater, shard_dim
 from zoo_core.engine.batches import MicroBatch
 from zoo_core.engine.build import Held, Source, Stage
@@ -35,6 +37,7 @@ class _Placed(Engine):
     """
 
     averages = False
+    _static: StaticPass | None = None
     places = True
 
     def _laid_out(self, table: Mapping[str, Rule]) -> dict[str, Rule]:
@@ -68,6 +71,20 @@ class _Placed(Engine):
     def part(self, name: str, values: Any) -> Any:
         """Cut whole values as the parameter is placed, the replicas aside."""
         return split(values, self.table[name], self.mesh.plan.tensor, self.mesh.place.tensor)
+
+    def _accumulate(self, batches: Sequence[Batch]) -> Any:
+        if not self.mesh.plan.to_static:
+            return super()._accumulate(batches)
+        if self._static is None:
+            chunk = self._chunks[0]
+            self._static = StaticPass(
+                chunk, lambda batch: chunk.through(None, batch), self.over, self.mesh.plan.replicas, self._amp
+            )
+        total = paddle.zeros([])
+        for turn, batch in enumerate(batches):
+            total += self._static(batch, turn * batch.input_ids.shape[0], self._denominator / len(batches))
+            self._take_gradients()
+        return total
 
     def _take_gradients(self) -> None:
         if self.updater is not None:

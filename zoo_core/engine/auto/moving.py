@@ -62,10 +62,13 @@ def move(x: Any, axis: int, dim: int | None) -> Any:
 
     A plain tensor, as layers have within a part that runs locally, stays as it is.
     """
-    if not x.is_dist():
+    traced = not paddle.in_dynamic_mode()
+    if not traced and not x.is_dist():
         return x
     wanted = placements_of(x)
     wanted[axis] = dist.Replicate() if dim is None else dist.Shard(dim)
+    if traced:
+        return moved(x, wanted)  # a program has gradients of its own
     return x if wanted == list(x.placements) else _Move.apply(x, wanted)
 
 
