@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -42,11 +43,9 @@ def build(project, folder):
 class Author:
     """Somebody who follows the guide, in a folder and an environment of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, core_dist):
         self.folder = folder / "work"
-        self.folder.mkdir()
-        for project in (ROOT, ROOT / "ops"):
-            build(project, self.folder / "dist")
+        shutil.copytree(core_dist, self.folder / "dist")
         self.there = wheels.Environment(folder / "environment", self.folder / "dist")
         self._link_dependencies()
         self.install("zoo-ops", "zoo-core")
@@ -96,9 +95,9 @@ class Author:
 
 
 @pytest.fixture(scope="module")
-def author(tmp_path_factory):
+def author(core_dist, tmp_path_factory):
     """The guide, followed from its second command to its last."""
-    author = Author(tmp_path_factory.mktemp("third-party"))
+    author = Author(tmp_path_factory.mktemp("third-party"), core_dist)
     for line in guide.commands()[1:]:
         name, *words = shlex.split(line)
         if name == "zoo":

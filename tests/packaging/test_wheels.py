@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from email.parser import Parser
 from pathlib import Path
 
@@ -14,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PROJECTS = {"zoo_core": ROOT, "zoo_ops": ROOT / "ops"} | {
     f"zoo_{file.parent.name}": file.parent for file in ROOT.glob("plugins/*/pyproject.toml")
 }
+CORE = ("zoo_core", "zoo_ops")
 
 pytestmark = pytest.mark.wheels
 
@@ -24,12 +28,19 @@ def run(*words, status=0):
     return done.stdout + done.stderr
 
 
+def build(folder, projects):
+    """Build wheels, each from its own source distribution, as many at a time as there are cores."""
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda project: run(*command, project), projects))
+
+
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory):
-    """The wheels, each built from its own source distribution."""
+def dist(core_dist, tmp_path_factory):
+    """The wheels of all distributions."""
     folder = tmp_path_factory.mktemp("dist")
-    for project in PROJECTS.values():
-        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, project)
+    shutil.copytree(core_dist, folder, dirs_exist_ok=True)
+    build(folder, [project for name, project in PROJECTS.items() if name not in CORE])
     return folder
 
 
