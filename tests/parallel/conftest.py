@@ -55,6 +55,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             params = item.callspec.params
             model, layout, source = params["model"], params["layout"], params.get("source")
             chosen |= {(model, "single")} | ({(model, layout)} if source in (None, layout) else {(model, source)})
+            chosen |= {(model, params["other"])} if "other" in params else set()
             resumed |= {(model, source, layout)} if source else set()
     sources = {(model, source) for model, source, _ in resumed}
     order = list(cases.LAYOUTS)

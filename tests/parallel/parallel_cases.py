@@ -111,6 +111,9 @@ LAYOUTS = {
     ),
 }
 
+BOTH = ("dp2", "tp2", "tp2+sp", "dp2xtp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3")
+"""Layouts under which the two engines are compared with one another as well; `auto-` names those of the second."""
+
 _SHORT: dict[str, Any] = {
     "num_hidden_layers": 2,
     "vocab_size": 510,  # even over two ranks, padded over four

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import parallel_cases as cases
 import pytest
-from parallel_cases import TOLERANCE
+from parallel_cases import BOTH, TOLERANCE
 from parallel_jobs import Results, tensors
 
 from zoo_core.registry import registry
@@ -107,6 +107,7 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         model, layout, source = params["model"], params["layout"], params.get("source")
         wanted = [task_of(model, "single"), task_of(model, source or layout)]
         wanted += [resume_of(model, source, layout, results)] if source else []
+        wanted += [task_of(model, params["other"])] if "other" in params else []
         tasks |= {task["id"]: task for task in wanted}
     order = sorted(
         tasks.values(), key=lambda task: ("resumed" in task["runs"], list(cases.LAYOUTS).index(task["layout"]))
@@ -142,6 +143,20 @@ def test_equals_the_single_process(adapted, model, layout, zoo_evidence):
     for name in expected:
         np.testing.assert_allclose(held[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(np.load(ours / "logits.npy"), np.load(theirs / "logits.npy"), **TOLERANCE)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("model", "layout", "other"), [("llama", name, f"auto-{name}") for name in BOTH])
+def test_the_semi_automatic_engine_equals_the_manual_one(adapted, model, layout, other):
+    """What each is off by from the single process may not add up."""
+    first, second = (np.array(adapted.of(name_of(model, at))["steps"]["steps"]) for at in (layout, other))
+    assert len(first) == STEPS
+    np.testing.assert_allclose(second, first, **TOLERANCE)
+    step = f"weights/checkpoint-{weight_steps_of(model)}"
+    wanted, found = (tensors(adapted.path(name_of(model, at)) / step, "lora") for at in (layout, other))
+    assert found.keys() == wanted.keys() and wanted
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(("model", "source", "layout"), RESUMED)

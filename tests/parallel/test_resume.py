@@ -31,6 +31,7 @@ PAIRS = [
     ("llama", "tp2xsharding2-stage1", "auto-dp2xtp2"),
     ("llama", "auto-tp2+spxsharding2-stage3", "tp2xpp2"),
     ("llama", "auto-sharding2-stage2", "auto-sharding2-stage2"),
+    ("llama", "tp2xsharding2-stage1", "static-auto-dp2xtp2"),
     ("llama-fused", "auto-tp2+spxsharding2-stage3", "tp4"),
     ("gpt3", "tp2xpp2", "auto-tp2+spxsharding2-stage3"),
     ("deepseek_v3", "auto-tp2+spxsharding2-stage3", "ep2xtp2+sp"),

@@ -26,7 +26,7 @@ from zoo_ops import Batch, Dropout, Router, attach_loss
 from zoo_ops.auxiliary import collected_losses
 from zoo_ops.dropout import dropout_keys, traced_dropout
 
-__all__ = ["FIELDS", "TracedPass", "cannot_be_traced"]
+__all__ = ["FIELDS", "TracedPass", "cannot_be_traced", "warn_if_many"]
 
 _log = logging.getLogger("zoo")
 
@@ -127,11 +127,7 @@ class TracedPass:
             yield
             return
         self._shapes.add(shapes)
-        if len(self._shapes) == _MANY:
-            _log.warning(
-                "%d shapes of micro batches so far, and each is traced anew: pad_to_max_length or zero_padding gives "
-                "all of them one shape", _MANY,
-            )  # fmt: skip
+        warn_if_many(len(self._shapes))
         kept = [(p, p.grad.detach()) for p in self._model.parameters() if p.grad is not None]
         yield
         for parameter, gradient in kept:
@@ -148,6 +144,15 @@ def _run(static: Any, *given: Any) -> list[Tensor]:
     except Exception as error:
         raise cannot_be_traced(error) from error
     return list(found)
+
+
+def warn_if_many(shapes: int) -> None:
+    """Say once that so many shapes of micro batches have been traced."""
+    if shapes == _MANY:
+        _log.warning(
+            "%d shapes of micro batches so far, and each is traced anew: pad_to_max_length or zero_padding gives all "
+            "of them one shape", _MANY,
+        )  # fmt: skip
 
 
 def cannot_be_traced(error: Exception) -> ConfigError:

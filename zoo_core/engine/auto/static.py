@@ -23,7 +23,7 @@ from paddle.distributed.auto_parallel.static.dist_input_spec import DistributedI
 
 from zoo_core.engine import cpu
 from zoo_core.engine.auto.moving import REPLICA, TENSOR, as_global, move, moved, placed, placements_of
-from zoo_core.engine.traced import FIELDS, cannot_be_traced
+from zoo_core.engine.traced import FIELDS, cannot_be_traced, warn_if_many
 from zoo_core.errors import ZooError
 from zoo_ops import Batch, Dropout, cross_entropy
 from zoo_ops.dropout import dropout_keys, traced_dropout
@@ -140,16 +140,19 @@ class StaticPass:
         kind = _Kind(tuple(fields), drops, tuple(tuple(tensor.shape) for tensor in fields.values()))
         if kind not in self._programs:
             self._programs[kind] = self._traced(kind, given)
+            warn_if_many(len(self._programs))
         model, trained = self._programs[kind]
         scope = paddle.static.global_scope()
         for name, tensor in self._parameters.items():
             scope.var(name).get_tensor()._share_data_with(tensor._local_value().get_tensor())
         cpu.before_program()
         model(*given)
+        found, model.outs = model.outs, {}
         for name in trained:
-            tensor, gradient = self._parameters[name], paddle.to_tensor(model.outs[_gradient(name)])
+            tensor = self._parameters[name]
+            gradient = paddle.to_tensor(found[_gradient(name)], place=tensor._local_value().place)
             tensor.grad = as_global(gradient, self._over, placements_of(tensor))
-        return paddle.to_tensor(model.outs[_LOSS]).reshape([]) / self._replicas
+        return paddle.to_tensor(found[_LOSS]).reshape([]) / self._replicas
 
     def _traced(self, kind: _Kind, given: Sequence[Tensor]) -> tuple[Any, list[str]]:
         """Make the program of a kind; returns it with the names of the parameters that have a gradient."""
