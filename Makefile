@@ -19,6 +19,10 @@ ifneq ($(shell grep -s -m 1 AuthenticAMD /proc/cpuinfo),)
 export MKL_DEBUG_CPU_TYPE ?= 5
 endif
 
+# The tests start hundreds of interpreters. Where no bytecode is kept each compiles Paddle anew, which takes longer (7 s)
+# than most of them have to do, for uv does not compile what it installs.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test lint soak record bench docs wheels clean
 help:
 	@echo "make demo    train a tokenizer and a small model, in one process and in four, and sample from it (10 min)"
