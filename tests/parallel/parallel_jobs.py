@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
+FORKED = Path(__file__).with_name("forked.py")
 STALLED = 240.0
 """Seconds without a new result after which a launch is ended; generous, for a loaded machine."""
 
@@ -67,10 +70,12 @@ def end(process: subprocess.Popen[Any]) -> None:
             continue
 
 
-def commands(processes: int, nodes: int, logs: Path, words: Sequence[str]) -> list[list[str]]:
-    """The command of each machine's launcher."""
+def commands(processes: int, nodes: int, logs: Path, words: Sequence[str], forked: bool) -> list[list[str]]:
+    """The command of each machine's launcher: Paddle's, or for one machine ours, which imports once for all ranks."""
     if processes == 1:
         return [[sys.executable, *words]]
+    if nodes == 1 and forked:
+        return [[sys.executable, str(FORKED), str(processes), str(logs), *words]]
     launcher = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes // nodes)]
     launcher += ["--log_level", "WARNING", "--max_restart", "0"]
     if nodes == 1:
@@ -94,13 +99,24 @@ def tail(logs: Path, lines: int = 25) -> str:
 class Results:
     """Runs tasks once, in as few launches as there are different worlds, and keeps what they found."""
 
-    def __init__(self, folder: Path, worker: Path = WORKER) -> None:
-        self.folder, self._worker = folder, worker
-        self._launches = 0
+    def __init__(self, folder: Path, worker: Path = WORKER, forked: bool = True) -> None:
+        self.folder, self._worker, self._forked = folder, worker, forked
+        self._launches = count(1)
         self._failed: dict[str, str] = {}
 
     def run(self, tasks: Iterable[dict[str, Any]], processes: int, nodes: int = 1) -> None:
-        """Run the tasks that have not been run yet. After a failure the rest goes to a fresh launch."""
+        """Run the tasks that have not been run yet. After a failure the rest goes to a fresh launch.
+
+        Those of one process run beside one another on two cores; the tasks of a model stay together and in order.
+        """
+        parts = [list(tasks)]
+        if processes == 1:
+            models = list(dict.fromkeys(task["model"] for task in parts[0]))
+            parts = [[task for task in parts[0] if task["model"] in half] for half in (models[0::2], models[1::2])]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(lambda part: self._run(part, processes, nodes), parts))
+
+    def _run(self, tasks: list[dict[str, Any]], processes: int, nodes: int) -> None:
         left = [task for task in tasks if not self._known(task["id"])]
         while left:
             why = self._launch(left, processes, nodes)
@@ -112,15 +128,14 @@ class Results:
         return name in self._failed or (self.folder / name / "result.json").exists()
 
     def _launch(self, tasks: list[dict[str, Any]], processes: int, nodes: int) -> str:
-        self._launches += 1
-        place = self.folder / f"launch{self._launches}"
+        place = self.folder / f"launch{next(self._launches)}"
         logs = place / "logs"
         logs.mkdir(parents=True)
         listed = place / "tasks.json"
         listed.write_text(json.dumps(tasks), encoding="utf-8")
         words = [str(self._worker), str(listed), str(self.folder)]
         running = []
-        for number, command in enumerate(commands(processes, nodes, logs, words)):
+        for number, command in enumerate(commands(processes, nodes, logs, words, self._forked)):
             with open(logs / f"launcher{number}", "wb") as log:
                 running.append(
                     subprocess.Popen(command, env=environment(), stdout=log, stderr=log, start_new_session=True)

@@ -14,7 +14,7 @@ STARTS = 30
 
 @pytest.mark.soak
 def test_thirty_starts(tmp_path, capsys):
-    results = Results(tmp_path)
+    results = Results(tmp_path, forked=False)
     run = {"steps": {"epsilon": cases.DEFAULT_EPSILON, "last": 1}}
     common = {"model": "llama", "recompute": "none", "runs": run}
     results.run([{**common, "id": "single", "layout": "single"}], 1)
