@@ -28,19 +28,30 @@ def test_a_shard_has_the_slice_of_the_whole_mask():
     with dropout_context(sample_base=1, sequence_offset=4):
         part = keep_mask("a", [2, 5, 6], 0.4).numpy()
     np.testing.assert_array_equal(part, whole[1:3, 4:9])
-    np.testing.assert_array_equal(keep_mask("a", [4, 12, 2, 3], 0.4).numpy(), whole.reshape(4, 12, 2, 3))
+
+
+def test_a_longer_padding_changes_no_mask():
+    """Of [B, S, heads, keys]: how far a micro batch is padded depends on the layout."""
+    longer = keep_mask("a", [2, 7, 3, 9], 0.4).numpy()
+    np.testing.assert_array_equal(keep_mask("a", [2, 5, 3, 5], 0.4).numpy(), longer[:, :5, :, :5])
+    np.testing.assert_array_equal(keep_mask("a", [2, 7, 1, 9], 0.4, feature_start=2).numpy(), longer[:, :, 2:])
+    assert 0.4 < longer.mean() < 0.8 and (longer[:, :, 0] != longer[:, :, 1]).any()
 
 
 def test_sequence_and_feature_shards_ask_the_mesh():
     x = paddle.ones([2, 8, 6])
     whole = layer()(x).numpy()
     inner = layer(inside=True)(x).numpy()
+    y = paddle.ones([2, 8, 4, 8])
+    outer = layer(inside=True)(y).numpy()
     for rank in range(2):
         parallel.configure(parallel.Axis(2, rank), sequence_parallel=True)
         part = slice(rank * 4, rank * 4 + 4)
         np.testing.assert_array_equal(layer()(x[:, part]).numpy(), whole[:, part])
         part = slice(rank * 3, rank * 3 + 3)
         np.testing.assert_array_equal(layer(inside=True)(x[..., part]).numpy(), inner[..., part])
+        heads = slice(rank * 2, rank * 2 + 2)
+        np.testing.assert_array_equal(layer(inside=True)(y[:, :, heads]).numpy(), outer[:, :, heads])
     parallel.configure(parallel.Axis(2, 1))
     np.testing.assert_array_equal(layer()(x).numpy(), whole)
 

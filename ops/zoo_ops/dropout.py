@@ -33,6 +33,8 @@ __all__ = [
 
 T = TypeVar("T")
 _BITS32 = 0xFFFFFFFF
+_APART = 1 << 20
+"""How far apart the numbers of two values are that are neighbours in the third dim of four: at least its last size."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _exact(value: int) -> int | Tensor:
 def keep_mask(name: str, shape: Sequence[int], p: float, sequence_start: int = 0, feature_start: int = 0) -> Tensor:
     """Return bool `shape` ([B, S, ...] or [B, S]), true where a value is kept.
 
-    The part begins at `sequence_start` after the context's offset, and at feature `feature_start`.
+    The part begins at `sequence_start` after the context's offset, and at `feature_start` of the third dim.
     """
     state = _state
     low, high = (_int(value) for value in _key(name)) if state.keys is None else state.keys[name].split(2)
@@ -143,7 +145,10 @@ def keep_mask(name: str, shape: Sequence[int], p: float, sequence_start: int = 0
         sample_B = sample_B + state.first_sample
     first = state.sequence_offset + sequence_start
     position_S = paddle.arange(first, first + shape[1], dtype="int64")
-    feature_F = paddle.arange(feature_start, feature_start + math.prod(shape[2:]), dtype="int64")
+    feature_F = paddle.arange(feature_start, feature_start + math.prod(shape[2:3]), dtype="int64")
+    for size in shape[3:]:
+        # not `size` apart: keys behind a longer padding are the same keys
+        feature_F = (feature_F.unsqueeze(-1) * _exact(_APART) + paddle.arange(size, dtype="int64")).flatten()
     row_BS = _mix(paddle.bitwise_xor(_mix(paddle.bitwise_xor(sample_B, low)).unsqueeze(1), position_S))
     column_F = _mix(paddle.bitwise_xor(feature_F, high))
     hashed = _mix(paddle.bitwise_xor(row_BS.unsqueeze(-1), column_F))
@@ -182,7 +187,7 @@ class Dropout(nn.Layer):
             return x
         rank = parallel.tensor_axis().rank
         sequence_start = rank * x.shape[1] if parallel.sequence_parallel() and not self.inside else 0
-        feature_start = rank * math.prod(x.shape[2:]) if self.inside else 0
+        feature_start = rank * math.prod(x.shape[2:3]) if self.inside else 0
         return dropped(x, self.name_, self.p, sequence_start, feature_start)
 
 

@@ -19,10 +19,6 @@ LAYOUTS = {
     "sharding2-stage3": (2, "--sharding stage3 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
     "tp2xsharding2": (4, "--tp 2 --sharding stage1 --per_device_train_batch_size 1 --gradient_accumulation_steps 2"),
     "tp2xsharding2-stage2": (4, "--tp 2 --sharding stage2 --per_device_train_batch_size 2"),
-    "auto-tp2xsharding2-stage3": (
-        4,
-        "--engine auto --tp 2 --sharding stage3 --per_device_train_batch_size 1 --gradient_accumulation_steps 2",
-    ),
     "auto-tp2+spxsharding2-stage3": (
         4,
         "--engine auto --tp 2 --sequence_parallel --sharding stage3 --per_device_train_batch_size 1 "
@@ -81,8 +77,7 @@ def test_packed_losses_under_plans(tune, read_losses, family, zoo_evidence):
 def test_packed_losses_under_the_semi_automatic_engine(tune, read_losses, family, zoo_evidence):
     model = {**SOAKED, **OTHERS}[family]
     zoo_evidence(family, "semi_auto_sft", tier="T2", model=model)
-    layout = "auto-tp2xsharding2-stage3" if family == "gpt3" else "auto-tp2+spxsharding2-stage3"
-    equals_the_single_process(tune, read_losses, model, ["single", layout])
+    equals_the_single_process(tune, read_losses, model, ["single", "auto-tp2+spxsharding2-stage3"])
 
 
 @pytest.mark.parametrize(
@@ -124,4 +119,4 @@ def test_packed_losses_under_all_plans(tune, read_losses, family, zoo_evidence):
 @pytest.mark.parametrize("family", OTHERS)
 def test_packed_losses_of_every_family(tune, read_losses, family, zoo_evidence):
     zoo_evidence(family, "sft", tier="T2", model=OTHERS[family])
-    equals_the_single_process(tune, read_losses, OTHERS[family], ["single", "tp2xpp2"])
+    equals_the_single_process(tune, read_losses, OTHERS[family], ["single", "tp2xpp2", "tp2+sp"])

@@ -288,11 +288,6 @@ def _generation(case: Case) -> str:
     return f"generation-evaluation with pp {r.pipeline}: generating needs the whole model in each step" if on else ""
 
 
-def _drops(model: ModelFacts) -> bool:
-    """Whether the model has a dropout."""
-    return any("dropout" in name and bool(value) for name, value in vars(model.config).items())
-
-
 def _semi_auto(case: Case) -> str:
     r = case.degrees.request
     if not r.semi_auto:
@@ -307,8 +302,6 @@ def _semi_auto(case: Case) -> str:
         "a quantised model: no placement cuts packed integers": case.model.config.quantization_config is not None,
         "evaluation by generating: placed tensors have no cache": r.generation_evaluation,
         "offload: the states stay where the parameters are": r.offload,
-        "sequence_parallel, dropout and learned positions in sft: packed rows then train 1e-5 otherwise, why is not "
-        "known": r.sequence_parallel and r.task == "sft" and case.model.config.learned_positions and _drops(case.model),
     }
     return "; ".join(f"the semi-automatic engine with {what}" for what, on in parts.items() if on)
 
