@@ -261,11 +261,12 @@ IN_SOAK = (
     {
         ("qwen", layout)
         for layout in (
-            "dp2", "dp2xtp2", "tp2xsharding2-stage2", "tp2xpp2xsharding2-stage1", "dp2xsharding2-stage1",
-            "dp2xsharding2-stage3",
+            "dp2", "tp2", "pp2", "dp2xtp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
+            "tp2xsharding2-stage1", "tp2xsharding2-stage2", "pp2xsharding2-stage1", "tp2xpp2xsharding2-stage1",
+            "dp2xsharding2-stage1", "dp2xsharding2-stage3",
         )
     }
-    | {("qwen-4", "pp4")}
+    | {("qwen-4", "pp4"), ("llama-8", "pp4-interleaved"), ("llama-fused", "tp2"), ("qwen3", "tp2")}
     | set(_RECORDED)
     | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
     | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
