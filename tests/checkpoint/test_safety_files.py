@@ -79,7 +79,7 @@ def test_each_kind_of_file_is_named_by_every_rank_that_loads(out, toys):
             harm(path)
             for error in toys.run(3, lambda ranks: verify(folder, ranks)):
                 assert isinstance(error, CheckpointError) and error.what == f"{folder} is damaged"
-                assert str(path) in error.why and f"--resume {out / 'checkpoint-1'}" in error.todo
+                assert str(path) in error.why and f"use {out / 'checkpoint-1'}, saved before" in error.todo
             assert last_good(out) == out / "checkpoint-1"
             path.write_bytes(kept)
     sizes = [size for size, _ in read_manifest(folder).files.values()]
