@@ -178,6 +178,7 @@ class StaticPass:
         return model, keeper.kept
 
 
+@paddle.jit.not_to_static  # type: ignore[untyped-decorator]
 def _itself(loss: Tensor) -> Tensor:
     return loss
 
