@@ -276,6 +276,7 @@ class Killer:
 FOUR = ("--nproc", "4", "--tp", "2", "--gradient_accumulation_steps", "2")
 
 
+@pytest.mark.t2
 def test_a_killed_worker_does_not_stop_the_run(job, tmp_path):
     assert main(job.words("alone", "--gradient_accumulation_steps", "4")) == 0
     status, said = job.run("four", *FOUR, "--max_restarts", "2", kill=Killer(1))

@@ -173,6 +173,7 @@ def test_an_interrupt_says_how_to_go_on(run, words, tmp_path, monkeypatch):
     assert f"going on   after {WINDOW} questions" in run(words("--batch_size", "1", "--max_dec_len", "2"))[1]
 
 
+@pytest.mark.t2
 def test_two_ranks_answer_like_one(run, words, tmp_path):
     assert run(words(*DRAWN, out="one.json"))[0] == 0
     wanted = (tmp_path / "one.json").read_bytes()
