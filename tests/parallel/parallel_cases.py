@@ -261,21 +261,22 @@ IN_SOAK = (
     {
         ("qwen", layout)
         for layout in (
-            "dp2", "tp2", "pp2", "dp2xtp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
+            "dp2", "tp2", "pp2", "tp4", "dp2xtp2", "sharding2-stage1", "sharding2-stage2", "sharding2-stage3",
             "tp2xsharding2-stage1", "tp2xsharding2-stage2", "pp2xsharding2-stage1", "tp2xpp2xsharding2-stage1",
             "dp2xsharding2-stage1", "dp2xsharding2-stage3",
         )
     }
-    | {("qwen-4", "pp4"), ("llama-8", "pp4-interleaved"), ("llama-fused", "tp2"), ("qwen3", "tp2")}
+    | {("qwen-4", "pp4"), ("llama-8", "pp4-interleaved"), ("qwen3", "tp2")}
+    | {("llama-fused", layout) for layout in ("tp2", "tp4")}
     | set(_RECORDED)
     | {(family, layout) for family in _FAMILIES for layout in _EACH if layout not in _quick(family)}
     | {(f"{family}-8", "pp4-interleaved") for family in _FAMILIES if "pp4-interleaved" not in _quick(family)}
     | {(model, layout) for model, layouts in _MORE.items() for layout in layouts if layout.startswith(_SECOND)}
     - {
         ("llama", f"auto-{layout}")
-        for layout in ("dp2", "sharding2-stage1", "dp2xtp2", "tp2+spxpp2", "pp2xsharding2-stage2")
+        for layout in ("dp2", "sharding2-stage1", "tp2+spxpp2", "pp2xsharding2-stage2")
     }
-    - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "qwen", "gpt3", "deepseek_v3")}
+    - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "gpt3", "deepseek_v3")}
     - {("llama", f"static-{layout}") for layout in ("sharding2-stage2", "auto-dp2xtp2", "auto-tp2+spxsharding2-stage3")}
     - {("deepseek_v3", "static-dp2"), ("glm", "static-auto-tp2+spxsharding2-stage3")}
 )  # fmt: skip
