@@ -278,7 +278,7 @@ IN_SOAK = (
     }
     - {(model, "auto-tp2+spxsharding2-stage3") for model in ("llama", "llama-fused", "gpt3", "deepseek_v3")}
     - {("llama", f"static-{layout}") for layout in ("sharding2-stage2", "auto-dp2xtp2", "auto-tp2+spxsharding2-stage3")}
-    - {("deepseek_v3", "static-dp2"), ("glm", "static-auto-tp2+spxsharding2-stage3")}
+    - {("deepseek_v3", "static-dp2")}
 )  # fmt: skip
 """Cases that others show in `make test` in the same or a harder form, and those for the capability matrix alone;
 `make soak` runs them, and `make record`."""
