@@ -23,8 +23,7 @@ WITH_EXPERTS = {**LORA, "dropout": 0.0}
 
 QUICK = {
     "llama": (
-        "tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2", "auto-tp2+spxsharding2-stage3",
-        "static-auto-tp2+spxsharding2-stage3",
+        "tp2", "tp2+sp", "pp2", "sharding2-stage2", "tp2xpp2", "auto-tp2+spxsharding2-stage3", "static-auto-dp2",
     ),
     "gpt3-fused": ("tp2+sp", "tp2xpp2"),
     "deepseek_v3": ("ep2",),
@@ -34,7 +33,7 @@ SOAK = {
         "dp2", "sharding2-stage1", "sharding2-stage3", "tp4", "tp2+spxpp2", "tp2xsharding2-stage1",
         "tp2xsharding2-stage2", "tp2xsharding2-stage3",
         "auto-dp2", "auto-tp2", "auto-tp2+sp", "auto-dp2xtp2", "auto-sharding2-stage1", "auto-sharding2-stage2",
-        "auto-sharding2-stage3", "static-dp2", "static-auto-dp2", "static-auto-dp2xtp2",
+        "auto-sharding2-stage3", "static-dp2", "static-auto-dp2xtp2", "static-auto-tp2+spxsharding2-stage3",
     ),
     "llama-fused": ("tp4", "tp4+sp", "tp2xpp2", "auto-tp2+sp"),
     "llama-8": ("pp4-interleaved",),
