@@ -145,14 +145,12 @@ def apply_rope_reference(
     width = x_BSND.shape[-1] if rotary_dim is None else rotary_dim
     x = x_BSND if width == x_BSND.shape[-1] else x_BSND[..., :width]
     wide = x if x.dtype == paddle.float64 else x.astype("float32")
-    cos, sin = cos.unsqueeze(2).astype(wide.dtype), sin.unsqueeze(2).astype(wide.dtype)
-    if interleaved:
-        cos, sin = cos[..., : width // 2], sin[..., : width // 2]
-        first, second = wide[..., 0::2], wide[..., 1::2]
-        out = paddle.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
-    else:
-        first, second = paddle.chunk(wide, 2, axis=-1)
-        out = wide * cos + paddle.concat([-second, first], axis=-1) * sin
+    half = width // 2
+    cos, sin = cos[..., :half].unsqueeze(2).astype(wide.dtype), sin[..., :half].unsqueeze(2).astype(wide.dtype)
+    first, second = (wide[..., 0::2], wide[..., 1::2]) if interleaved else paddle.chunk(wide, 2, axis=-1)
+    # of halves: products of whole heads would keep one more tensor of their size for the gradient
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    out = paddle.stack(turned, axis=-1).reshape(x.shape) if interleaved else paddle.concat(turned, axis=-1)
     out = out.astype(x_BSND.dtype)
     return out if width == x_BSND.shape[-1] else paddle.concat([out, x_BSND[..., width:]], axis=-1)
 
