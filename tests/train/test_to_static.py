@@ -97,8 +97,7 @@ def same(family, **settings):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_traced_graph_trains_as_the_model_does(family, zoo_evidence):
-    zoo_evidence(family, "to_static", tier="T1")
+def test_a_traced_graph_trains_as_the_model_does(family):
     traced = same(family)
     layers = traced.layers.sublayers()
     assert any(isinstance(layer, Dropout) and layer.p for layer in layers) == (family in ("gpt3", "opt", "glm"))
@@ -227,8 +226,7 @@ def stored(folder):
 
 
 @pytest.mark.parametrize("task", ("pretrain", "sft", "lora", "dpo"))
-def test_every_task_by_the_command(task, trained, zoo_evidence):
-    zoo_evidence("llama", "to_static", tier="T1")
+def test_every_task_by_the_command(task, trained):
     plain, said = trained(task, "plain")
     assert "traced graph" not in said
     traced, said = trained(task, "traced", "--to_static")
