@@ -12,21 +12,22 @@ import os
 import runpy
 import signal
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 
-from nursery import environment, free_ports  # noqa: E402
+from nursery import environment, fork, free_ports  # noqa: E402
 
 
-def work(rank: int, ports: list[int], logs: Path, worker: str) -> None:
-    """One rank, in a process of its own; raises what the worker raises."""
+def work(rank: int, ports: list[int], logs: Path, worker: str) -> int:
+    """One rank, in a process of its own; gives 0, and raises what the worker raises."""
     log = os.open(logs / f"workerlog.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.environ.update(environment(rank, ports))
     runpy.run_path(worker, run_name="__main__")
+    return 0
 
 
 def main(world: int, logs: Path, worker: str) -> int:
@@ -35,19 +36,7 @@ def main(world: int, logs: Path, worker: str) -> int:
     ports = free_ports(world + 1)
     ranks: set[int] = set()
     for rank in range(world):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                work(rank, ports, logs, worker)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        ranks.add(pid)
+        ranks.add(fork(partial(work, rank, ports, logs, worker)))
     first = 0
     while ranks:
         ended, status = os.wait()

@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 GRACE = 0.3
@@ -87,25 +89,35 @@ def work(rank: int, ports: list[int], job: dict[str, Any], told: int) -> int:
     return status
 
 
+def fork(do: Callable[[], int]) -> int:
+    """Start a process that does it and ends with the status it gives, or with 1; gives its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        status = do()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Fork the ranks, wait for them, and end those that are left when one has died."""
     ports = free_ports(job["world"] + 1)
     reading, writing = os.pipe()
     ranks: list[int] = []
+
+    def start(rank: int) -> int:
+        os.setpgid(0, ranks[0] if ranks else 0)
+        os.close(reading)
+        return work(rank, ports, job, writing)
+
     for rank in range(job["world"]):
-        pid = os.fork()
-        if pid == 0:
-            os.setpgid(0, ranks[0] if ranks else 0)
-            os.close(reading)
-            status = 1
-            try:
-                status = work(rank, ports, job, writing)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
+        pid = fork(partial(start, rank))
         os.setpgid(pid, ranks[0] if ranks else pid)
         ranks.append(pid)
     os.close(writing)
