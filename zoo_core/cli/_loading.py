@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from zoo_core.environment import ready_device
 from zoo_core.errors import ConfigError
+from zoo_core.evaluate.loading import load
 from zoo_core.export.spec import is_exported
 from zoo_core.generate.answering import TextBase
 
@@ -29,24 +29,18 @@ def loaded_model(
         CheckpointError: there are no weights, or they do not fit.
         TokenizerError: there is no tokenizer.
     """
-    device = ready_device(device, dtype)
     from zoo_core.engine.quiet import import_paddle, quiet_environment
 
     quiet_environment(os.environ)
+    if not is_exported(Path(path).expanduser()):
+        return load(path, tokenizer, lora_path, prefix_path, device, dtype)
+    device = ready_device(device, dtype)
     import_paddle(device)
-    if is_exported(Path(path).expanduser()):
-        if lora_path is not None or prefix_path is not None:
-            raise ConfigError(
-                f"{path} is an exported model", "its adapters and its prefix are part of it, or it has none",
-                "export the model with --lora_path or --prefix_path",
-            )  # fmt: skip
-        from zoo_core.export.static import load_static
+    if lora_path is not None or prefix_path is not None:
+        raise ConfigError(
+            f"{path} is an exported model", "its adapters and its prefix are part of it, or it has none",
+            "export the model with --lora_path or --prefix_path",
+        )  # fmt: skip
+    from zoo_core.export.static import load_static
 
-        return load_static(path, tokenizer, device)
-    from zoo_core.generate.model import load_model
-
-    adapters = {"adapter": lora_path} if lora_path is not None else None
-    model = load_model(path, tokenizer, device, dtype, adapters, prefix_path)
-    for note in model.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    return model
+    return load_static(path, tokenizer, device)
