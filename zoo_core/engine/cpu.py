@@ -9,6 +9,7 @@ Facts, each seen with PaddlePaddle 3.3.1:
 - every group has a thread that wakes a hundred times a second: a group of the same ranks is made once.
 - `reduce_scatter` does not exist: a sum and a slice.
 - gloo gives up after 30 s: ranks that may be far apart meet at a `barrier` in the store first.
+- all exchanges of a program are of one group, whichever they name: each is made one of all processes.
 - `ParallelEnv` has no device id, and the sharding modules assert CUDA.
 """
 
@@ -38,8 +39,8 @@ from zoo_core.errors import MachineError
 __all__ = [
     "activate",
     "all_to_all",
-    "connect_pipeline",
     "before_program",
+    "connect_pipeline",
     "drop_empty_buffers",
     "exchange_among_all",
     "is_active",
@@ -118,25 +119,20 @@ def _serve_store() -> tuple[Any, str]:
     raise AssertionError("unreachable")
 
 
-def _own_store(store: Any, key: str, rank: int) -> Any:
-    """A store for one group: its first rank opens it, and tells the others where by a key of the common one."""
-    if rank == 0:
-        own, address = _serve_store()
-        store.set(key, address)
-    else:
-        host, port = bytes(store.get(key)).decode().rsplit(":", 1)
-        own = core.TCPStore(host, int(port), False, 1, 900)
-    _stores.append(own)
-    return own
-
-
 def _with_own_store(original: Callable[..., Any]) -> Callable[..., Any]:
     def new_group(
         backend: str, store: Any, rank: int, world_size: int, name: str, *rest: Any, group_id: int = 0, **more: Any
     ) -> Any:
         if backend != "gloo":
             return original(backend, store, rank, world_size, name, *rest, group_id=group_id, **more)
-        own = _own_store(store, f"zoo/group/{group_id}", rank)
+        key = f"zoo/group/{group_id}"
+        if rank == 0:
+            own, address = _serve_store()
+            store.set(key, address)
+        else:
+            host, port = bytes(store.get(key)).decode().rsplit(":", 1)
+            own = core.TCPStore(host, int(port), False, 1, 900)
+        _stores.append(own)
         return core.ProcessGroupGloo.create(own, rank, world_size, group_id)
 
     return new_group

@@ -37,8 +37,8 @@ class _Placed(Engine):
     """
 
     averages = False
-    _static: StaticPass | None = None
     places = True
+    _static: StaticPass | None = None
 
     def _laid_out(self, table: Mapping[str, Rule]) -> dict[str, Rule]:
         self._plain_table = dict(table)

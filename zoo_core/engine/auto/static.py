@@ -169,12 +169,11 @@ class StaticPass:
             raise
         except Exception as error:
             raise cannot_be_traced(error) from error
-        engine = model._engine
-        engine._strategy.return_numpy = False
-        program = engine._pir_dense_main_progs["train"]
-        cpu.exchange_among_all(program)
+        model._engine._strategy.return_numpy = False
+        made = model._engine._pir_dense_main_progs["train"]
+        cpu.exchange_among_all(made)
         for name in (_LOSS, *map(_gradient, keeper.kept)):
-            model._fetch_value(program.get_output_value_by_name(name), name)
+            model._fetch_value(made.get_output_value_by_name(name), name)
         return model, keeper.kept
 
 
